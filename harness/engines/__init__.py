@@ -1,0 +1,1 @@
+"""Engines answer requests, each in a worker process, never in the process of the CLI."""

@@ -1,0 +1,267 @@
+"""The nouns that every part shares: plain frozen values, standard library only.
+
+Workers under other interpreters import this module too, so nothing here may need a package.
+JSON is the form between processes: `to_json` writes a value, the `*_from_json` functions read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+JSON = dict[str, Any]
+
+RequestKind = Literal["generate", "choose", "loglikelihood", "embed"]
+FinishReason = Literal["stop", "length", "scored"]
+RunKind = Literal["eval", "train", "tune", "steer", "import"]
+RunStatus = Literal["running", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Rows of one split. `path`: a hub id, or a local file or folder. `revision`: a hub commit."""
+
+    path: str
+    config: str = "default"
+    split: str = "test"
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One item of a benchmark.
+
+    input: the question as the model sees it. target: the reference answer, in the form in which
+    a few-shot example shows it. choices: the answers of a multiple-choice item, without delimiter.
+    group: the cluster that the item belongs to (MMLU subject), '' where there is none.
+    """
+
+    id: str
+    input: Prompt
+    target: str
+    choices: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to decode, in vLLM's names. temperature 0 is greedy; n completions per prompt."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question to an engine.
+
+    prompt: text, or messages that the engine renders with the model's chat template.
+    choices: continuations to score, with their leading delimiter (' A'); for kind `loglikelihood`
+    exactly one. sampling: only for kind `generate`.
+    """
+
+    id: str
+    kind: RequestKind
+    prompt: Prompt
+    choices: tuple[str, ...] = ()
+    sampling: SamplingParams | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an engine answered to one request (to one of its n samples).
+
+    prompt: the exact text after the chat template; None where it is the request's own text.
+    choice_logprobs: summed over the tokens of each choice, in nats. choice_greedy: whether each
+    choice is what greedy decoding would have written. finish_reason `length` means truncated.
+    latency_s: seconds from the start of the batch that held it.
+    """
+
+    request_id: str
+    index: int = 0
+    text: str = ""
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int = 0
+    choice_logprobs: tuple[float, ...] = ()
+    choice_greedy: tuple[bool, ...] = ()
+    prompt: str | None = None
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A grade. answer: what was read from the output; None means nothing could be read."""
+
+    value: float
+    answer: str | None
+    grader: str
+    version: int
+    explanation: str = ""
+
+    @property
+    def parsed(self) -> bool:
+        return self.answer is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A completion with its grade, as metrics see it."""
+
+    sample_id: str
+    index: int
+    group: str
+    score: Score
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A number fit for a table, over `n` samples; the interval is at 95 %."""
+
+    metric: str
+    value: float
+    stderr: float
+    ci_low: float
+    ci_high: float
+    n: int
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model to evaluate: one checkpoint of a registry entry, a folder, or a hub id.
+
+    name: as it stands in the history (`Tiny/base`). path: folder or hub id that is loaded.
+    revision: hub commit, where there is one. fingerprint: what identifies the weights.
+    chat_template: 'model' (the tokenizer's), 'none', or the path of a Jinja file.
+    """
+
+    name: str
+    path: str
+    revision: str | None = None
+    fingerprint: str = ""
+    parent: str | None = None
+    run: str | None = None
+    adapter: str | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    chat_template: str = "model"
+    tensor_parallel_size: int = 1
+    trust_remote_code: bool = False
+    engine: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The manifest of a run folder: what was asked, by which versions, and how it ended.
+
+    n_samples: questions asked. limit_n: the `--limit` that cut them, None for a whole benchmark.
+    protocol: fingerprint; `protocol_parts` are the values it was made from, so that two runs can
+    say what differs. key: equal keys are the same question to the same weights (resume, reuse).
+    cause: label of a failure; error: its sentence. started_at, finished_at: UTC, ISO 8601.
+    """
+
+    run_id: str
+    kind: RunKind
+    status: RunStatus
+    cause: str | None = None
+    error: str | None = None
+    model: str = ""
+    model_path: str = ""
+    model_revision: str | None = None
+    model_fingerprint: str = ""
+    parent: str | None = None
+    task: str = ""
+    variant: str = ""
+    task_version: int = 0
+    dataset: str = ""
+    dataset_revision: str | None = None
+    protocol: str = ""
+    protocol_parts: JSON = field(default_factory=dict)
+    primary_metric: str = ""
+    n_samples: int = 0
+    limit_n: int | None = None
+    engine: str = ""
+    engine_version: str = ""
+    engine_settings: JSON = field(default_factory=dict)
+    dtype: str = ""
+    sampling: JSON = field(default_factory=dict)
+    recipe: JSON | None = None
+    seed: int | None = None
+    started_at: str = ""
+    finished_at: str | None = None
+    seconds: float = 0.0
+    device: str = ""
+    gpus: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    outputs_sha256: str | None = None
+    flags: tuple[str, ...] = ()
+    notes: str = ""
+    key: str = ""
+
+
+def to_json(value: Any) -> JSON:
+    """The JSON object of any of the values above; fields at their empty default are left out."""
+    return {
+        f.name: _plain(item)
+        for f in dataclasses.fields(value)
+        if (item := getattr(value, f.name)) is not None and item != ()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def prompt_from_json(value: Any) -> Prompt:
+    return value if isinstance(value, str) else tuple(Message(**message) for message in value)
+
+
+def sampling_from_json(value: JSON) -> SamplingParams:
+    return SamplingParams(**{**value, "stop": tuple(value.get("stop", ()))})
+
+
+def request_from_json(value: JSON) -> Request:
+    sampling = value.get("sampling")
+    return Request(
+        id=value["id"],
+        kind=value["kind"],
+        prompt=prompt_from_json(value["prompt"]),
+        choices=tuple(value.get("choices", ())),
+        sampling=sampling_from_json(sampling) if sampling else None,
+    )
+
+
+def completion_from_json(value: JSON) -> Completion:
+    tuples = {name: tuple(value.get(name, ())) for name in ("choice_logprobs", "choice_greedy")}
+    return Completion(**{**value, **tuples})
+
+
+def run_from_json(value: JSON) -> Run:
+    """Raises TypeError where the manifest has a field that this version does not know."""
+    tuples = {name: tuple(value.get(name, ())) for name in ("argv", "flags")}
+    return Run(**{**value, **tuples})

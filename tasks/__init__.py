@@ -1,0 +1,1 @@
+"""One file per benchmark; each holds a tuple `TASKS`. `harness.registry` looks them up."""

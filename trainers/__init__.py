@@ -1,0 +1,1 @@
+"""One file per training method; `harness.registry` looks them up."""
