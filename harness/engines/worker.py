@@ -1,0 +1,189 @@
+"""The worker process: `python -m harness.engines.worker JOB`, where JOB is one JSON object.
+
+It answers the requests of several runs with one engine start, appends each completion to the
+run's own file, and reports to its parent by JSON lines on stdout:
+
+    {"event": "tokenized", "run", "counts"}  what the tokenizer makes of a run, before weights load
+    {"event": "refused", "run", "cause", "message", "hint"}
+    {"event": "loaded", "info"}              EngineInfo
+    {"event": "progress", "done", "total", "prompt_tokens", "completion_tokens"}
+    {"event": "finished", "run"}             every request of that run is answered
+    {"event": "stats", "stats"}              the engine's own counts, at the end
+    {"event": "failed", "cause", "message", "hint"}
+
+Standard library only, apart from the engine: the interpreter may be another environment's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.engines.base import SETTINGS, Engine
+from harness.errors import WorkerError
+from harness.runs import COMPLETIONS, mend_tail, read_completions, read_requests
+from harness.types import JSON, Completion, ModelSpec, Request, request_from_json, to_json
+
+
+class Channel:
+    """JSON lines to the parent. Libraries that print must not be able to break them."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def send(self, event: str, **fields: Any) -> None:
+        self._out.write(json.dumps({"event": event, **fields}) + "\n")
+        self._out.flush()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one run asks and what of it is answered.
+
+    Request ids carry the task in front, so that they are distinct over runs and a sampling stream
+    depends only on the task and the question, not on what else is in the queue.
+    """
+
+    folder: Path
+    prefix: str
+    requests: tuple[Request, ...]
+    done: frozenset[tuple[str, int]]
+
+    @property
+    def missing(self) -> int:
+        return sum(r.sampling.n if r.sampling else 1 for r in self.requests) - len(self.done)
+
+
+def read_work(run: JSON) -> Work:
+    folder, prefix = Path(run["folder"]), f"{run['task']}/"
+    mend_tail(folder / COMPLETIONS)
+    requests = tuple(
+        dataclasses.replace(request, id=prefix + request.id)
+        for request in map(request_from_json, read_requests(folder))
+    )
+    done = frozenset((prefix + c.request_id, c.index) for c in read_completions(folder))
+    return Work(folder=folder, prefix=prefix, requests=requests, done=done)
+
+
+def make_engine(name: str, model: ModelSpec, settings: JSON) -> Engine:
+    typed: Any = SETTINGS[name](**settings)
+    if name == "hf":
+        from harness.engines.hf import HFEngine
+
+        return HFEngine(model, typed)
+    from harness.engines.mock import MockEngine
+
+    return MockEngine(model, typed)
+
+
+def accepted(engine: Engine, works: Sequence[Work], channel: Channel) -> Iterator[Work]:
+    """The runs whose prompts fit the model; the others are refused, each with its reason."""
+    for work in works:
+        if work.missing == 0:
+            channel.send("finished", run=str(work.folder))
+            continue
+        try:
+            counts = engine.tokenize(work.requests)
+        except WorkerError as error:
+            channel.send("refused", run=str(work.folder), **_described(error))
+        else:
+            channel.send("tokenized", run=str(work.folder), counts=dataclasses.asdict(counts))
+            yield work
+
+
+class Progress:
+    """Tells the parent how far all runs are, at most five times a second."""
+
+    def __init__(self, works: Sequence[Work], channel: Channel) -> None:
+        self._channel = channel
+        self._missing = {work.folder: work.missing for work in works}
+        self._counts = {"done": 0, "total": sum(self._missing.values())}
+        self._counts |= {"prompt_tokens": 0, "completion_tokens": 0}
+        self._told = 0.0
+
+    def add(self, folder: Path, completion: Completion) -> None:
+        self._missing[folder] -= 1
+        self._counts["done"] += 1
+        self._counts["prompt_tokens"] += completion.prompt_tokens if completion.index == 0 else 0
+        self._counts["completion_tokens"] += completion.completion_tokens
+        if time.monotonic() - self._told > 0.2 or self._counts["done"] == self._counts["total"]:
+            self._told = time.monotonic()
+            self._channel.send("progress", **self._counts)
+        if self._missing[folder] == 0:
+            self._channel.send("finished", run=str(folder))
+
+
+def answer(engine: Engine, works: Sequence[Work], channel: Channel) -> None:
+    """Put the requests of all runs in one queue; write each completion into its own run."""
+    owners = {request.id: work for work in works for request in work.requests}
+    skip = frozenset(key for work in works for key in work.done)
+    progress = Progress(works, channel)
+    with contextlib.ExitStack() as stack:
+        files = {
+            work.folder: stack.enter_context((work.folder / COMPLETIONS).open("ab"))
+            for work in works
+        }
+        for completion in engine.run(tuple(r for work in works for r in work.requests), skip):
+            work = owners[completion.request_id]
+            raw_id = completion.request_id.removeprefix(work.prefix)
+            line = json.dumps(to_json(dataclasses.replace(completion, request_id=raw_id)))
+            files[work.folder].write(line.encode() + b"\n")
+            files[work.folder].flush()
+            progress.add(work.folder, completion)
+
+
+def work_on(job: JSON, channel: Channel) -> None:
+    engine = make_engine(job["engine"], ModelSpec(**job["model"]), job["settings"])
+    works = tuple(accepted(engine, [read_work(run) for run in job["runs"]], channel))
+    if job["tokenize_only"] or not works:
+        return
+    channel.send("loaded", info=dataclasses.asdict(engine.load()))
+    answer(engine, works, channel)
+    channel.send("stats", stats=engine.stats())
+
+
+def end_with_parent() -> None:
+    """stdin is a pipe that nobody writes to: it closes when the parent is gone."""
+
+    def wait() -> None:
+        # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
+        os.read(0, 1)
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _described(error: WorkerError) -> JSON:
+    return {"cause": error.cause, "message": error.message, "hint": error.hint}
+
+
+def main() -> int:
+    channel = Channel()
+    end_with_parent()
+    try:
+        work_on(json.loads(sys.argv[1]), channel)
+    except WorkerError as error:
+        channel.send("failed", **_described(error))
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "free some space and repeat the command; what was finished is kept"
+        full = WorkerError(f"the disk is full: {error}", hint, cause="disk_full")
+        channel.send("failed", **_described(full))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

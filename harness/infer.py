@@ -1,0 +1,96 @@
+"""The step that asks the model: one worker process for all runs of one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from harness.engines.base import Tokenized
+from harness.errors import WorkerError
+from harness.launch import ended_on_exit, explain, start
+from harness.runs import REQUESTS, WORKER_LOG
+from harness.types import JSON, ModelSpec, Request, to_json
+
+WORKER = "harness.engines.worker"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker is to do. runs: (run folder, task id). settings: the engine's, checked."""
+
+    model: ModelSpec
+    engine: str
+    settings: JSON
+    runs: tuple[tuple[Path, str], ...]
+    tokenize_only: bool = False
+
+    def to_json(self) -> JSON:
+        return {
+            "model": to_json(self.model),
+            "engine": self.engine,
+            "settings": self.settings,
+            "runs": [{"folder": str(folder), "task": task} for folder, task in self.runs],
+            "tokenize_only": self.tokenize_only,
+        }
+
+
+def infer(job: Job, *, log: Path, hold: Sequence[int] = ()) -> Iterator[JSON]:
+    """The worker's events as they come (see `harness.engines.worker`).
+
+    Raises WorkerError when the worker says that it failed, or ends in any other way than success.
+    The worker is gone when this generator is finished or closed.
+    """
+    # ascii: a lone surrogate in a path or name must not stop the job from being passed on.
+    child = start(WORKER, [json.dumps(job.to_json())], log=log, python=_python(job), hold=hold)
+    assert child.stdout is not None
+    with ended_on_exit(child):
+        for line in child.stdout:
+            event: JSON = json.loads(line)
+            if event["event"] == "failed":
+                raise WorkerError(event["message"], event["hint"], cause=event["cause"])
+            yield event
+        ending = explain(child.wait(), log)
+    if ending.cause:
+        raise WorkerError(
+            f"the {job.engine} worker ended early: {ending.message}",
+            f"the whole log is in {log}; the same command goes on where it stopped",
+            cause=ending.cause,
+        )
+
+
+def _python(job: Job) -> str:
+    return str(job.settings.get("python", ""))
+
+
+def inspect_requests(
+    model: ModelSpec, requests: Iterable[Request], engine: str = "hf", settings: JSON | None = None
+) -> Tokenized:
+    """What the model's tokenizer makes of some requests; no weights are loaded.
+
+    Raises WorkerError (cause context_length, no_chat_template, …) where they cannot be asked.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunebench-") as name:
+        folder = Path(name)
+        with (folder / REQUESTS).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(to_json(request)) + "\n" for request in requests)
+        job = Job(
+            model=model,
+            engine=engine,
+            settings=settings or {},
+            runs=((folder, "inspect"),),
+            tokenize_only=True,
+        )
+        for event in infer(job, log=folder / WORKER_LOG):
+            if event["event"] == "refused":
+                raise WorkerError(event["message"], event["hint"], cause=event["cause"])
+            if event["event"] == "tokenized":
+                return tokenized_from_json(event["counts"])
+    raise WorkerError("the worker ended without an answer", cause="worker_error")
+
+
+def tokenized_from_json(value: JSON) -> Tokenized:
+    tuples = {name: tuple(value[name]) for name in ("longest", "first_ids")}
+    return Tokenized(**{**value, **tuples})

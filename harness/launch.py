@@ -1,0 +1,120 @@
+"""Child processes in their own session: started, ended as a group, and their end explained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import WorkerError
+
+PACKAGES = Path(__file__).resolve().parent.parent
+
+# What a log says about an exception, most telling first: pattern → cause label.
+_CAUSES = (
+    (r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError", "out_of_memory"),
+    (r"No space left on device|Disk quota exceeded", "disk_full"),
+    (r"ModuleNotFoundError|ImportError", "import_error"),
+    (r"Expected all tensors to be on the same device", "device_mismatch"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a child ended. cause: None for success, else a label fit for SQL."""
+
+    status: int
+    cause: str | None
+    message: str = ""
+
+
+def start(
+    module: str, arguments: Sequence[str], *, log: Path, python: str = "", hold: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Run `python -m module arguments…` in a session of its own.
+
+    stdout is a pipe of lines, stderr goes to the end of `log`. The child must end when its stdin
+    closes, so that it never outlives a parent that was killed. hold: descriptors it inherits.
+    """
+    environment = dict(os.environ)
+    # The child may run under another interpreter, which finds our packages by this path alone.
+    paths = [str(PACKAGES), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    interpreter = python or sys.executable
+    try:
+        with log.open("ab") as stderr:
+            return subprocess.Popen(
+                [interpreter, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+                start_new_session=True,
+                pass_fds=tuple(hold),
+            )
+    except (FileNotFoundError, PermissionError) as error:
+        raise WorkerError(
+            f"the interpreter `{interpreter}` cannot be started: {error.strerror}",
+            "give `--set python=PATH` the python of an environment that has the engine",
+            cause="import_error",
+        ) from error
+
+
+@contextlib.contextmanager
+def ended_on_exit(child: subprocess.Popen[str], grace_s: float = 10.0) -> Iterator[None]:
+    """Whatever happens inside, the child and its whole group are gone afterwards."""
+    try:
+        yield
+    finally:
+        if child.poll() is None:
+            _signal_group(child, signal.SIGTERM)
+            try:
+                child.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                pass
+        # Grandchildren may outlive the child, so the group is ended even where the child is gone.
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def explain(status: int, log: Path) -> Ending:
+    """The cause of an exit status, from the signal or from the last exception in the log."""
+    if status == 0:
+        return Ending(status=0, cause=None)
+    if status < 0:
+        name = signal.Signals(-status).name
+        by = " (the kernel does so when memory runs out)" if name == "SIGKILL" else ""
+        return Ending(status=status, cause="killed", message=f"it was killed by {name}{by}")
+    text = last_lines(log, 100)
+    cause = next((label for pattern, label in _CAUSES if re.search(pattern, text)), "worker_error")
+    said = [line for line in text.splitlines() if line.strip()]
+    message = said[-1].strip() if said else "it said nothing"
+    return Ending(status=status, cause=cause, message=f"exit status {status}: {message}")
+
+
+def last_lines(path: Path, n: int, most_bytes: int = 64_000) -> str:
+    """The end of a text file; '' where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-n:])

@@ -1,0 +1,244 @@
+"""The run folder: the truth about a run, from which the history is built.
+
+manifest.json      written atomically; a folder without one was never a run
+requests.jsonl     the plan: one request a line, with what grading needs under "sample"
+completions.jsonl  appended by the worker; a torn last line is ignored
+samples.parquet, grades.parquet, measures.json, steps.jsonl, worker.log
+.lock              held (flock) by whoever works on the run: a killed run is known by it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.errors import StoreError, UsageError, did_you_mean
+from harness.types import JSON, Completion, Run, completion_from_json, run_from_json, to_json
+
+MANIFEST = "manifest.json"
+REQUESTS = "requests.jsonl"
+COMPLETIONS = "completions.jsonl"
+SAMPLES = "samples.parquet"
+MEASURES = "measures.json"
+WORKER_LOG = "worker.log"
+
+
+def home_folder(home: str | Path | None = None) -> Path:
+    """$BENCH_HOME unless given, else the current folder."""
+    return Path(home or os.environ.get("BENCH_HOME") or ".").absolute()
+
+
+def runs_folder(home: Path) -> Path:
+    return home / "runs"
+
+
+def folder_of(home: Path, run_id: str) -> Path:
+    return runs_folder(home) / run_id
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_run_id(kind: str, model: str, what: str) -> str:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{kind}-{_slug(model)}-{_slug(what)}-{secrets.token_hex(3)}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("_.")[-60:] or "x"
+
+
+@contextlib.contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """An operating-system refusal inside becomes a sentence that names the place and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space and repeat the command; what was finished is kept"
+            raise StoreError(f"the disk is full: `{what}` could not be written", hint) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            hint = "set BENCH_HOME (or --home) to a folder that you may write to"
+            reason = os.strerror(error.errno)
+            raise StoreError(f"`{what}` cannot be written: {reason}", hint) from error
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`: readers see the old or the new content, also after a crash."""
+    # Text from models may hold lone surrogates, which UTF-8 cannot carry.
+    data = text.encode("utf-8", errors="replace")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with writing(path):
+        try:
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_manifest(home: Path, run: Run) -> Run:
+    text = json.dumps(to_json(run), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder_of(home, run.run_id) / MANIFEST, text)
+    return run
+
+
+def read_manifest(folder: Path) -> Run:
+    """The run of a folder; one whose process is gone reads as interrupted.
+
+    Raises FileNotFoundError where there is no manifest and StoreError where it is torn.
+    """
+    path = folder / MANIFEST
+    try:
+        run = run_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        hint = f"move {folder} away; its completions can still be read"
+        raise StoreError(f"the manifest `{path}` cannot be read: {error}", hint) from error
+    if run.status == "running" and not is_locked(folder):
+        return replace(run, status="interrupted", cause=run.cause or "killed")
+    return run
+
+
+def read_all(home: Path) -> Iterator[Run]:
+    """Every readable run of a home, oldest first. Torn manifests are left to `bench runs list`."""
+    for folder in run_folders(home):
+        with contextlib.suppress(FileNotFoundError, StoreError):
+            yield read_manifest(folder)
+
+
+def run_folders(home: Path, pattern: str = "*") -> list[Path]:
+    """Folders of runs, oldest first; hidden folders (drafts) are not runs."""
+    found = runs_folder(home).glob(pattern)
+    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def find(home: Path, wanted: str) -> Run:
+    """The run with this id, or the only one whose id begins or ends so."""
+    ids = [folder.name for folder in run_folders(home)]
+    matches = [i for i in ids if i == wanted] or [
+        i for i in ids if wanted and (i.startswith(wanted) or i.endswith(wanted))
+    ]
+    if len(matches) == 1:
+        return read_manifest(folder_of(home, matches[0]))
+    if matches:
+        raise UsageError(f"`{wanted}` fits {len(matches)} runs", f"for example `{matches[-1]}`")
+    otherwise = "`bench runs list` shows all runs"
+    raise UsageError(f"unknown run `{wanted}`", did_you_mean(wanted, ids, otherwise))
+
+
+def earlier(home: Path, run: Run) -> Iterator[Run]:
+    """Runs that asked the same question of the same weights, newest first."""
+    pattern = f"*-{run.kind}-{_slug(run.model)}-*"
+    for folder in reversed(run_folders(home, pattern)):
+        with contextlib.suppress(FileNotFoundError, StoreError):
+            other = read_manifest(folder)
+            if other.key == run.key:
+                yield other
+
+
+def create(home: Path, run: Run, requests: Path) -> int:
+    """A new run folder around a finished plan; returns its lock. The manifest is written last,
+    so that nobody sees a run that is neither held nor finished."""
+    folder = folder_of(home, run.run_id)
+    with writing(folder):
+        folder.mkdir(parents=True)
+        held = lock(folder)
+        assert held is not None, "a new folder has no other holder"
+        shutil.copyfile(requests, folder / REQUESTS)
+    write_manifest(home, run)
+    return held
+
+
+def lock(folder: Path) -> int | None:
+    """A descriptor that holds the run until it is closed (by every process that inherited it).
+
+    None where somebody else holds it.
+    """
+    with writing(folder):
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    for _ in range(5):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            # Perhaps only a reader that looks whether the run is held; those are done in no time.
+            time.sleep(0.01)
+    os.close(descriptor)
+    return None
+
+
+def is_locked(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        # Another user's run: its process cannot be asked, so its own word counts.
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def mend_tail(path: Path) -> None:
+    """Cut a torn last line, so that the next one appended starts on a line of its own."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            end = start
+        if file.tell() > 0:
+            file.truncate(0)
+
+
+def read_completions(folder: Path) -> Iterator[Completion]:
+    """Completions in the order in which they came; a torn last line is left out."""
+    for line in _whole_lines(folder / COMPLETIONS):
+        yield completion_from_json(line)
+
+
+def read_requests(folder: Path) -> Iterator[JSON]:
+    yield from _whole_lines(folder / REQUESTS)
+
+
+def _whole_lines(path: Path) -> Iterator[JSON]:
+    try:
+        file = path.open(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    with file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise StoreError(
+                    f"`{path}` line {number} is not JSON: {error}",
+                    "the run folder is damaged; `--fresh` starts the run anew",
+                ) from error
