@@ -199,6 +199,7 @@ class Run:
     engine: str = ""
     engine_version: str = ""
     engine_settings: JSON = field(default_factory=dict)
+    engine_stats: JSON = field(default_factory=dict)
     dtype: str = ""
     sampling: JSON = field(default_factory=dict)
     recipe: JSON | None = None

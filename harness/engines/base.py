@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,12 +82,15 @@ class Engine(Protocol):
     """Answers requests in any order. `tokenize` works before `load`, without weights.
 
     load: raises WorkerError with a cause (out_of_memory, bad_checkpoint, …).
-    run: yields every completion as soon as it is there, n per request for n > 1.
+    run: yields every completion as soon as it is there, n per request for n > 1, without those
+    whose (request id, sample index) is in `skip`.
     """
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized: ...
     def load(self) -> EngineInfo: ...
-    def run(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
+    def run(
+        self, requests: Sequence[Request], skip: Container[tuple[str, int]] = frozenset()
+    ) -> Iterator[Completion]: ...
     def stats(self) -> JSON: ...
 
 

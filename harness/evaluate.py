@@ -1,0 +1,190 @@
+"""Evaluate models on tasks: plan → infer → score → store, each step in a module of its own.
+
+This module holds the options, checks and plans everything that needs no model, and then gives
+each model to a `Session`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import runs, store
+from harness.engines.base import SETTINGS, parse_settings
+from harness.errors import UsageError, did_you_mean
+from harness.models import history_rows, resolve
+from harness.models import model as find_model
+from harness.models import models as find_models
+from harness.plan import Plan, adjusted, write_plan
+from harness.questions import questions
+from harness.registry import task as find_task
+from harness.registry import tasks as find_tasks
+from harness.session import Listener, Session, Silent
+from harness.task import Task
+from harness.types import JSON, ModelSpec, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to evaluate; None means what the task's protocol or the registry says.
+
+    samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
+    and of sampling. chat: ask in the model's chat template. offline_sample: ask the few questions
+    that ship with each task instead of the benchmark. settings: the engine's, as `--set` has them.
+    """
+
+    engine: str = "auto"
+    limit: int | None = None
+    shots: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    chat: bool = False
+    fresh: bool = False
+    offline_sample: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    data_root: Path | None = None
+    home: Path | None = None
+
+
+def evaluate(
+    models: str | Sequence[str],
+    tasks: str | Sequence[str],
+    options: Options | None = None,
+    *,
+    listener: Listener | None = None,
+    **changes: Any,
+) -> list[Run]:
+    """Evaluate every model on every task; one run for each pair, in that order.
+
+    changes: fields of `Options`, as in `evaluate("Tiny", "arithmetic", limit=20)`. A run that was
+    interrupted goes on where it stopped, and one that is done already is returned as it is, unless
+    `fresh`. A run that fails does not stop the others: look at its `status` and `cause`.
+    Raises BenchError for what can be known before a model is started.
+    """
+    options = replace(options or Options(), **changes)
+    home = runs.home_folder(options.home)
+    with planned(models, tasks, options) as (specs, plans):
+        finished: list[Run] = []
+        for spec in specs:
+            engine, settings = engine_settings(spec, options)
+            session = Session(
+                home,
+                spec,
+                engine,
+                settings,
+                seed=options.seed,
+                fresh=options.fresh,
+                listener=listener or Silent(),
+            )
+            finished += session.evaluate(plans)
+        store.record_models(home, history_rows(home))
+        return finished
+
+
+def resume(wanted: str, home: Path | None = None, listener: Listener | None = None) -> Run:
+    """Finish the run with this id (or its unique beginning or end) as it was asked.
+
+    Raises UsageError where the weights or the task are no longer those that it began with.
+    """
+    place = runs.home_folder(home)
+    run = runs.find(place, wanted)
+    if run.status == "done":
+        return run
+    spec = resolve(find_model(run.model, place))
+    if spec.fingerprint != run.model_fingerprint:
+        raise UsageError(
+            f"the weights of `{run.model}` have changed since `{run.run_id}` began",
+            "evaluate the model anew with `bench eval`",
+        )
+    task = find_task(f"{run.task}:{run.variant}" if run.variant else run.task)
+    if task.version != run.task_version:
+        raise UsageError(
+            f"`{task.id}` is at version {task.version}, the run began with {run.task_version}",
+            "evaluate the model anew with `bench eval`",
+        )
+    session = Session(
+        place, spec, run.engine, run.engine_settings, seed=run.seed, listener=listener or Silent()
+    )
+    return session.resume(run, task)
+
+
+@contextmanager
+def planned(
+    models: str | Sequence[str], tasks: str | Sequence[str], options: Options
+) -> Iterator[tuple[list[ModelSpec], list[Plan]]]:
+    """Everything that can be checked and prepared without a model; the plans are drafts that
+    vanish with the context."""
+    home = runs.home_folder(options.home)
+    specs = [resolve(spec) for spec in find_models(_comma(models), home)]
+    for spec in specs:
+        engine_settings(spec, options)
+    chosen = [_asked_task(task, options) for task in find_tasks(_comma(tasks))]
+    _check_options(chosen, options)
+    folder = runs.runs_folder(home)
+    with runs.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        drafts = Path(tempfile.mkdtemp(prefix=".plan-", dir=folder))
+    try:
+        yield specs, [_plan(task, options, drafts / f"{i}.jsonl") for i, task in enumerate(chosen)]
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
+
+
+def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
+    """The engine for a model and its checked settings; raises UsageError for what it has not."""
+    name = options.engine if options.engine != "auto" else spec.engine or "hf"
+    if name not in SETTINGS:
+        known = ", ".join(SETTINGS)
+        raise UsageError(
+            f"unknown engine `{name}`", did_you_mean(name, SETTINGS, f"one of {known}")
+        )
+    return name, parse_settings(name, dict(options.settings))
+
+
+def _comma(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ",".join(names)
+
+
+def _asked_task(task: Task, options: Options) -> Task:
+    return adjusted(
+        task,
+        samples=options.samples,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+    )
+
+
+def _check_options(tasks: Sequence[Task], options: Options) -> None:
+    """Nothing is silently ignored: an option that no task can honour is refused."""
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"`--limit {options.limit}` leaves no question", "use 1 or more")
+    asked = {"--samples": options.samples, "--temperature": options.temperature}
+    asked["--max-tokens"] = options.max_tokens
+    given = [name for name, value in asked.items() if value is not None]
+    if given and not any(task.kind == "generate" for task in tasks):
+        names = ", ".join(task.id for task in tasks)
+        raise UsageError(
+            f"`{given[0]}` has no meaning for `{names}`: nothing is generated",
+            "leave it out, or add a task that generates",
+        )
+
+
+def _plan(task: Task, options: Options, path: Path) -> Plan:
+    asked = questions(
+        task,
+        data_root=options.data_root,
+        limit=options.limit,
+        shots=options.shots,
+        seed=options.seed,
+        chat=options.chat,
+        offline=options.offline_sample,
+    )
+    return write_plan(asked, path)

@@ -1,0 +1,300 @@
+"""All runs of one model: opened, asked in one worker, scored as they finish, stored at the end.
+
+Here is decided which runs are new, which go on and which are done already, and what a worker
+reports becomes manifests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from harness import runs, store
+from harness.errors import BenchError, UsageError, WorkerError
+from harness.infer import Job, infer
+from harness.plan import Plan, fingerprint
+from harness.provenance import provenance
+from harness.score import score
+from harness.task import Task
+from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
+
+# A run that another process finished after this one began is not this one's answer: whoever
+# starts eight evaluations at once wants eight.
+STARTED = runs.now()
+_FINISHED_HERE: set[str] = set()
+
+# How requests are batched and where they are answered must not change a number.
+_ONLY_SPEED = {"batch_size", "chunk_tokens", "python", "delay_s", "device"}
+
+
+class Listener(Protocol):
+    """Who wants to hear how an evaluation goes."""
+
+    def note(self, text: str) -> None: ...
+    def progress(self, model: str, counts: JSON) -> None: ...
+
+
+class Silent:
+    def note(self, text: str) -> None:
+        pass
+
+    def progress(self, model: str, counts: JSON) -> None:
+        pass
+
+
+class Session:
+    """Evaluate one model under a number of plans, with one engine start."""
+
+    def __init__(
+        self,
+        home: Path,
+        spec: ModelSpec,
+        engine: str,
+        settings: JSON,
+        *,
+        seed: int | None = None,
+        fresh: bool = False,
+        listener: Listener,
+    ) -> None:
+        self.home, self.spec, self.engine, self.settings = home, spec, engine, settings
+        self.seed, self.fresh, self.listener = seed, fresh, listener
+        self.open: dict[str, tuple[Run, Task]] = {}
+        self.locks: list[int] = []
+        self.closed: dict[str, Run] = {}
+        self.asked: tuple[str, ...] = ()
+        self.begun = time.monotonic()
+
+    def evaluate(self, plans: Sequence[Plan]) -> list[Run]:
+        """One run for each plan, in order; failed ones too."""
+        with self._stored() as stack:
+            order = [self._begin(plan, stack) for plan in plans]
+            self._ask()
+        return [self.closed[run_id] for run_id in order]
+
+    def resume(self, run: Run, task: Task) -> Run:
+        """Finish a run from its folder alone: its requests are there, no dataset is needed."""
+        with self._stored() as stack:
+            lock = runs.lock(runs.folder_of(self.home, run.run_id))
+            if lock is None:
+                raise UsageError(f"`{run.run_id}` is being worked on by another process")
+            self._hold(self._go_on(run), task, lock, stack)
+            self._ask()
+        return self.closed[run.run_id]
+
+    @contextmanager
+    def _stored(self) -> Iterator[ExitStack]:
+        """Whatever happens inside, locks are given back and the history learns of it."""
+        with ExitStack() as stack:
+            stack.callback(store.sync, self.home, say=self.listener.note)
+            yield stack
+
+    def _begin(self, plan: Plan, stack: ExitStack) -> str:
+        """Open the run for a plan: one that is done, one to go on with, or a new one."""
+        asked = self._new_run(plan)
+        for other in () if self.fresh else runs.earlier(self.home, asked):
+            if other.status == "done" and _is_earlier(other):
+                what = f"{other.model} on {plan.task.id}"
+                self.listener.note(f"{what} is done already: {other.run_id} (--fresh repeats it)")
+                self.closed[other.run_id] = other
+                return other.run_id
+            if other.status in ("failed", "interrupted"):
+                lock = runs.lock(runs.folder_of(self.home, other.run_id))
+                if lock is not None:
+                    return self._hold(self._go_on(other), plan.task, lock, stack)
+        return self._hold(asked, plan.task, runs.create(self.home, asked, plan.path), stack)
+
+    def _hold(self, run: Run, task: Task, lock: int, stack: ExitStack) -> str:
+        stack.callback(os.close, lock)
+        self.locks.append(lock)
+        self.open[run.run_id] = (run, task)
+        return run.run_id
+
+    def _go_on(self, run: Run) -> Run:
+        self.listener.note(f"going on with {run.run_id}")
+        again = replace(run, status="running", cause=None, error=None)
+        return runs.write_manifest(self.home, again)
+
+    def _new_run(self, plan: Plan) -> Run:
+        task, spec, origin = plan.task, self.spec, provenance()
+        return Run(
+            run_id=runs.new_run_id("eval", spec.name, task.id),
+            kind="eval",
+            status="running",
+            model=spec.name,
+            model_path=spec.path,
+            model_revision=spec.revision,
+            model_fingerprint=spec.fingerprint,
+            parent=spec.parent,
+            task=task.name,
+            variant=task.variant,
+            task_version=task.version,
+            dataset=f"{task.dataset.path}/{task.dataset.config}/{task.dataset.split}",
+            dataset_revision=plan.dataset_revision,
+            protocol=plan.protocol,
+            protocol_parts=plan.parts,
+            primary_metric=task.scorers[0].metric,
+            n_samples=plan.n_samples,
+            limit_n=plan.limit_n,
+            engine=self.engine,
+            engine_settings=self.settings,
+            sampling=to_json(task.sampling) if task.kind == "generate" else {},
+            seed=self.seed,
+            started_at=runs.now(),
+            git_commit=origin.git_commit,
+            git_dirty=origin.git_dirty,
+            packages=origin.packages,
+            argv=origin.argv,
+            flags=("offline_sample",) if plan.offline else (),
+            key=self._key(plan),
+        )
+
+    def _key(self, plan: Plan) -> str:
+        spec, task = self.spec, plan.task
+        settings = {k: v for k, v in self.settings.items() if k not in _ONLY_SPEED}
+        greedy = task.kind != "generate" or task.sampling.temperature == 0
+        return fingerprint(
+            {
+                "model": [spec.name, spec.fingerprint, spec.adapter, spec.chat_template],
+                "numbers": [self.engine, spec.dtype, spec.max_model_len, settings],
+                "protocol": plan.protocol,
+                "seed": None if greedy else task.sampling.seed,
+                "offline": plan.offline,
+            }
+        )
+
+    def _ask(self) -> None:
+        """Start the worker for all open runs, if any, and follow its events to the end."""
+        if not self.open:
+            return
+        self.asked = tuple(self.open)
+        folders = {run_id: runs.folder_of(self.home, run_id) for run_id in self.open}
+        job = Job(
+            model=self.spec,
+            engine=self.engine,
+            settings=self.settings,
+            runs=tuple((folders[i], task.id) for i, (_, task) in self.open.items()),
+        )
+        try:
+            log = _shared_log(list(folders.values()))
+            for event in infer(job, log=log, hold=self.locks):
+                self._hear(event)
+        except BenchError as error:
+            self._report(error)
+            self._close_all(error)
+        except KeyboardInterrupt:
+            self._close_all(WorkerError("interrupted by the user", cause="interrupted"))
+            raise
+
+    def _hear(self, event: JSON) -> None:
+        """Take in one event of the worker (they are listed in `harness.engines.worker`)."""
+        match event["event"]:
+            case "tokenized":
+                run, task = self.open[_run_id(event)]
+                counts = {**event["counts"], "first_ids": event["counts"]["first_ids"][:64]}
+                self._update(replace(run, engine_stats=counts), task)
+            case "loaded":
+                self._loaded(event["info"])
+            case "progress":
+                self.listener.progress(self.spec.name, event)
+            case "refused":
+                error = WorkerError(event["message"], event["hint"], cause=event["cause"])
+                self._report(error)
+                self._close(_run_id(event), error)
+            case "finished":
+                self._finish(_run_id(event))
+            case "stats":
+                self._record_stats(event["stats"])
+
+    def _loaded(self, info: JSON) -> None:
+        self.listener.note(f"{self.spec.name}: loaded on {info['device']} in {info['dtype']}")
+        for run, task in list(self.open.values()):
+            started = replace(
+                run,
+                engine_version=info["engine_version"],
+                dtype=info["dtype"],
+                device=info["device"],
+                gpus=info["gpus"],
+                packages={**run.packages, **info["packages"]},
+            )
+            self._update(started, task)
+
+    def _record_stats(self, stats: JSON) -> None:
+        """The engine counts over all runs of the session; each of them keeps those counts."""
+        for run_id in self.asked:
+            run = self.closed[run_id]
+            merged = replace(run, engine_stats={**run.engine_stats, "session": stats})
+            self.closed[run_id] = runs.write_manifest(self.home, merged)
+
+    def _update(self, run: Run, task: Task) -> None:
+        self.open[run.run_id] = (runs.write_manifest(self.home, run), task)
+
+    def _finish(self, run_id: str) -> None:
+        """Score a run whose requests are all answered."""
+        run, task = self.open[run_id]
+        try:
+            graded = score(runs.folder_of(self.home, run_id), task)
+        except BenchError as error:
+            self._report(error)
+            self._close(run_id, error)
+            return
+        except Exception as error:
+            bug = f"scoring `{task.id}` raised {type(error).__name__}: {error}"
+            self._close(run_id, WorkerError(bug, cause="scoring_error"))
+            raise
+        done = replace(
+            run,
+            status="done",
+            n_samples=graded.n_samples,
+            prompt_tokens=graded.prompt_tokens,
+            completion_tokens=graded.completion_tokens,
+            outputs_sha256=graded.outputs_sha256,
+        )
+        self._put_away(done)
+
+    def _close_all(self, error: BenchError) -> None:
+        for run_id in list(self.open):
+            self._close(run_id, error)
+
+    def _close(self, run_id: str, error: BenchError) -> None:
+        """A run that did not end well: what was answered is kept, the reason is written down."""
+        run, _ = self.open[run_id]
+        cause = error.cause if isinstance(error, WorkerError) else "storage"
+        status: RunStatus = "interrupted" if cause in ("killed", "interrupted") else "failed"
+        self._put_away(replace(run, status=status, cause=cause, error=error.message))
+
+    def _put_away(self, run: Run) -> None:
+        # A run that was interrupted has its earlier seconds already.
+        seconds = run.seconds + time.monotonic() - self.begun
+        ended = replace(run, finished_at=runs.now(), seconds=round(seconds, 3))
+        self.closed[run.run_id] = runs.write_manifest(self.home, ended)
+        del self.open[run.run_id]
+        if run.status == "done":
+            _FINISHED_HERE.add(run.run_id)
+
+    def _report(self, error: BenchError) -> None:
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        self.listener.note(f"error: {error.message}{hint}")
+
+
+def _is_earlier(run: Run) -> bool:
+    return (run.finished_at or "") < STARTED or run.run_id in _FINISHED_HERE
+
+
+def _run_id(event: JSON) -> str:
+    return Path(event["run"]).name
+
+
+def _shared_log(folders: Sequence[Path]) -> Path:
+    """One worker serves all these runs, so they share one log: a hard link in each folder."""
+    log = folders[0] / runs.WORKER_LOG
+    with runs.writing(log):
+        log.touch()
+        for folder in folders[1:]:
+            if not (folder / runs.WORKER_LOG).exists():
+                os.link(log, folder / runs.WORKER_LOG)
+    return log
