@@ -1,0 +1,46 @@
+# make demo · make test · make lint · make bench
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_HOME ?= demo
+# torch comes first and alone: an open range would pull a build with several GB of CUDA packages.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench setup clean
+
+demo: $(VENV)/.hf
+	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench eval --model Tiny/base,Tiny/instruct --tasks arithmetic
+	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench leaderboard
+	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench compare Tiny/base Tiny/instruct
+	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench sql "SELECT model, count(*) AS answers, sum(score) AS correct, sum(truncated::INT) AS truncated FROM samples JOIN runs USING (run_id) GROUP BY model"
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Side-by-side measurements against peers; they print JSON and keep it in benchmarks/results.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.history_speed
+	$(BIN)/python -m benchmarks.speed_lm_eval
+	$(BIN)/python -m benchmarks.parity_lm_eval
+
+setup: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.hf: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) -e '.[hf]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.hf
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_HOME) build dist
