@@ -1,4 +1,4 @@
-"""`bench doctor`: what on this machine would stop a run, or make one slower or different."""
+"""What on this machine would stop a run, or make one slower or different."""
 
 from __future__ import annotations
 
@@ -11,54 +11,22 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from harness.cli import output
+from harness import packages
 from harness.errors import BenchError
 from harness.finding import Finding, Level
-from harness.types import to_json
 
 LOW_DISK_GB, NO_DISK_GB = 20.0, 1.0
 LOW_MEMORY_GB = 4.0
 OLDEST_PYTHON = (3, 11)
 NVIDIA_SMI_TIMEOUT_S = 5.0
 
-_LEVELS: tuple[Level, ...] = ("ok", "warn", "bad")
 _CGROUP = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    home: Annotated[
-        Path | None, typer.Option(envvar="BENCH_HOME", help="Where runs and history are kept.")
-    ] = None,
-) -> None:
-    """Look at versions, GPU, memory, disk, history and data; exit status 1 if something is bad."""
-    from harness.runs import home_folder
-
-    findings = list(diagnose(home_folder(home)))
-    worst = max((finding.level for finding in findings), key=_LEVELS.index)
-    if as_json:
-        listed = [to_json(finding) for finding in findings]
-        output.print_json({"status": worst, "findings": listed})
-    else:
-        print("\n".join(_line(finding) for finding in findings))
-    if worst == "bad":
-        raise typer.Exit(1)
-
-
-def _line(finding: Finding) -> str:
-    line = f"{finding.level:<6}{finding.check:<14}{finding.text}"
-    return line + (f"\n{'':<20}hint: {finding.hint}" if finding.hint else "")
-
-
 def diagnose(home: Path) -> Iterator[Finding]:
     """Every finding about this machine and about `home`; starts no model and asks no hub."""
-    from harness.cli import packages
-
     yield check_python()
     yield from packages.diagnose()
     yield check_script()
@@ -204,7 +172,7 @@ def check_database(home: Path) -> Finding:
     if not path.exists():
         return Finding(check="history", level="ok", text="none yet: the first run makes it")
     try:
-        with store.connect(home, read_only=True, say=output.say) as connection:
+        with store.connect(home, read_only=True) as connection:
             (count,) = connection.execute("SELECT count(*) FROM runs").fetchone() or (0,)
     except BenchError as error:
         hint = error.hint or "`bench runs rebuild` makes it anew from the run folders"

@@ -20,7 +20,7 @@ LAYERS = {
     3: {"runs", "store", "database", "ingest", "export", "engines", "launch", "provenance"},
     4: {
         *("plan", "questions", "infer", "score", "session", "evaluate", "dry_run", "compare"),
-        "task_check",
+        *("task_check", "doctor", "packages"),
     },
     5: {"cli"},
 }

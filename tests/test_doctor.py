@@ -13,7 +13,8 @@ import typer
 from packaging.requirements import Requirement
 from typer.testing import CliRunner, Result
 
-from harness.cli import doctor, packages
+from harness import doctor, packages
+from harness.cli import doctor as command
 from harness.finding import Finding
 
 
@@ -43,7 +44,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 def bench_doctor(*arguments: str) -> Result:
     app = typer.Typer()
-    app.command()(doctor.doctor)
+    app.command()(command.doctor)
     return CliRunner().invoke(app, arguments)
 
 
@@ -106,7 +107,7 @@ def test_it_is_fast_and_loads_no_model_library(home: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from harness.cli.doctor import diagnose\n"
+        "from harness.doctor import diagnose\n"
         "list(diagnose(Path(sys.argv[1])))\n"
         "print([m for m in ('torch', 'transformers', 'vllm', 'datasets') if m in sys.modules])\n"
     )
