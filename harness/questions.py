@@ -1,0 +1,163 @@
+"""The questions of one run: samples in order, and the request for each with its examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from harness.datasets import DatasetNotFoundError, Loaded, load, packaged
+from harness.errors import DataError, UsageError
+from harness.task import Task, draw_shots, render
+from harness.types import Dataset, Request, Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What a run is going to ask.
+
+    samples: in the order of the split. examples: those shown before each of `samples`. shots: how
+    many that are. seed: of the draw, None where nothing is drawn by chance. limit: what cut the
+    split. offline: the questions that ship with the task were taken. revision: of the dataset.
+    source: the place that had it. files: that were read.
+    """
+
+    task: Task
+    samples: tuple[Sample, ...]
+    examples: tuple[tuple[Sample, ...], ...]
+    shots: int
+    seed: int | None
+    chat: bool
+    limit: int | None
+    offline: bool
+    revision: str
+    source: str
+    files: tuple[Path, ...]
+
+    def requests(self) -> Iterator[Request]:
+        """One request for each of `samples`, rendered as it is asked for: few-shot prompts of a
+        whole benchmark are too long to be held twice."""
+        for sample, shots in zip(self.samples, self.examples, strict=True):
+            yield render(self.task, sample, shots, chat=self.chat)
+
+
+def questions(
+    task: Task,
+    *,
+    data_root: Path | None = None,
+    limit: int | None = None,
+    shots: int | None = None,
+    seed: int | None = None,
+    chat: bool = False,
+    offline: bool = False,
+) -> Questions:
+    """The questions of a task.
+
+    limit: only as many, taken in turn from the task's groups. shots, seed: instead of the
+    protocol's. offline: the questions that ship with the task, instead of the benchmark.
+    Raises UsageError for shots that the task cannot show, DataError for what is wrong with the
+    data.
+    """
+    n_shots = _shot_count(task, shots)
+    loaded = _load(task, task.dataset, data_root, offline)
+    samples = _samples(task, loaded)
+    drawn, pool_files = _draw(task, samples, n_shots, seed, data_root, offline)
+    asked = _spread(samples, limit)
+    return Questions(
+        task=task,
+        samples=tuple(samples[i] for i in asked),
+        examples=tuple(drawn[i] for i in asked),
+        shots=n_shots,
+        seed=_draw_seed(task, n_shots, seed),
+        chat=chat,
+        limit=limit,
+        offline=offline,
+        revision=loaded.revision,
+        source="offline sample" if offline else loaded.source,
+        files=tuple(path for path, _ in loaded.files) + pool_files,
+    )
+
+
+def _shot_count(task: Task, shots: int | None) -> int:
+    if shots is None:
+        return task.fewshot.n if task.fewshot else 0
+    if shots < 0:
+        raise UsageError(f"`--shots {shots}` is negative", "use 0 or more")
+    if shots and task.fewshot is None:
+        raise UsageError(
+            f"`--shots {shots}`: `{task.id}` has no examples to show", "leave --shots out"
+        )
+    return shots
+
+
+def _draw_seed(task: Task, shots: int, seed: int | None) -> int | None:
+    if not shots or task.fewshot is None or task.fewshot.rule == "first":
+        return None
+    return task.fewshot.seed if seed is None else seed
+
+
+def _load(task: Task, dataset: Dataset, data_root: Path | None, offline: bool) -> Loaded:
+    source = packaged(dataset, task.offline) if offline else dataset
+    try:
+        return load(source, task.columns, data_root=data_root)
+    except DatasetNotFoundError as error:
+        hint = f"{error.hint}; or try `{task.id}` with `--offline-sample`, the few questions that"
+        raise DatasetNotFoundError(error.message, f"{hint} ship with it") from None
+
+
+def _samples(task: Task, loaded: Loaded) -> list[Sample]:
+    samples = []
+    for index, row in enumerate(loaded.rows):
+        try:
+            samples.append(task.to_sample(row, index))
+        except DataError as error:
+            raise DataError(f"{loaded.where(index)}: {error.message}", error.hint) from None
+    _check_ids(samples, loaded)
+    return samples
+
+
+def _check_ids(samples: Iterable[Sample], loaded: Loaded) -> None:
+    """Answers are stored by id, so two questions of one id would overwrite each other."""
+    seen: dict[str, int] = {}
+    for index, sample in enumerate(samples):
+        first = seen.setdefault(sample.id, index)
+        if first != index:
+            raise DataError(
+                f"{loaded.where(index)} has the id `{sample.id}` of {loaded.where(first)}",
+                "give each row an id of its own",
+            )
+
+
+def _draw(
+    task: Task,
+    samples: Sequence[Sample],
+    n: int,
+    seed: int | None,
+    data_root: Path | None,
+    offline: bool,
+) -> tuple[list[tuple[Sample, ...]], tuple[Path, ...]]:
+    """The examples before each question, and the files that they came from."""
+    if n == 0 or task.fewshot is None:
+        return [()] * len(samples), ()
+    loaded = _load(task, task.fewshot.dataset, data_root, offline)
+    pool = _samples(task, loaded)
+    drawn = list(draw_shots(task, samples, pool, n, seed))
+    return drawn, tuple(path for path, _ in loaded.files)
+
+
+def _spread(samples: Sequence[Sample], limit: int | None) -> list[int]:
+    """Places of the first `limit` questions, taken in turn from the groups, in the split's order.
+
+    >>> [Sample(id=str(i), input="", target="", group=g) for i, g in enumerate("aab")] and _spread(
+    ...     [Sample(id=str(i), input="", target="", group=g) for i, g in enumerate("aab")], 2)
+    [0, 2]
+    """
+    if limit is None or limit >= len(samples):
+        return list(range(len(samples)))
+    by_group: dict[str, list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_group.setdefault(sample.group, []).append(place)
+    rounds = zip_longest(*by_group.values())
+    in_turn = (place for places in rounds for place in places if place is not None)
+    return sorted(place for place, _ in zip(in_turn, range(limit), strict=False))

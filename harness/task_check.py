@@ -1,0 +1,57 @@
+"""Does a task give its own reference answers full marks, on all of its questions?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.questions import Questions
+from harness.task import Scorer, Task
+from harness.types import Completion, Sample
+
+# Ways in which a model may state its answer; a grader is sound if it understands one of them.
+STATEMENTS = (" {}", "The answer is ${}$.", "The answer is \\boxed{{{}}}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldCheck:
+    """wrong: ids of the questions of which a scorer did not accept the reference answer."""
+
+    task: str
+    n: int
+    source: str
+    wrong: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        return 1 - len(self.wrong) / self.n
+
+
+def check_gold(questions: Questions) -> GoldCheck:
+    """Every reference answer, graded by every scorer of the task."""
+    task = questions.task
+    wrong = tuple(
+        sample.id
+        for sample in questions.samples
+        if not all(_accepts(scorer, task, sample) for scorer in task.scorers)
+    )
+    return GoldCheck(task=task.id, n=len(questions.samples), source=questions.source, wrong=wrong)
+
+
+def _accepts(scorer: Scorer, task: Task, sample: Sample) -> bool:
+    if task.kind == "choose":
+        likeliest = tuple(0.0 if choice == sample.target else -1.0 for choice in sample.choices)
+        return scorer(sample, _completion(sample, choice_logprobs=likeliest)).value == 1
+    stated = (statement.format(sample.target) for statement in STATEMENTS)
+    return any(scorer(sample, _completion(sample, text=text)).value == 1 for text in stated)
+
+
+def _completion(
+    sample: Sample, *, text: str = "", choice_logprobs: tuple[float, ...] = ()
+) -> Completion:
+    return Completion(
+        request_id=sample.id,
+        text=text,
+        finish_reason="stop" if text else "scored",
+        prompt_tokens=0,
+        choice_logprobs=choice_logprobs,
+    )

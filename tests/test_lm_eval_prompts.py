@@ -1,0 +1,99 @@
+"""The default variants ask exactly what lm-evaluation-harness 0.4.13 asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import registry
+from harness.questions import questions
+from harness.types import Request, to_json
+
+pytestmark = [pytest.mark.data, pytest.mark.slow]
+
+SCRIPT = Path(__file__).with_name("lm_eval_requests.py")
+TASKS = ("gsm8k", "mmlu", "medqa", "medmcqa", "math")
+# LM_EVAL_PROMPTS=all compares every question of every task, which takes some minutes.
+EVERYTHING = os.environ.get("LM_EVAL_PROMPTS") == "all"
+
+Key = tuple[str, str, int]
+
+
+@pytest.fixture(scope="module")
+def theirs(
+    data_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, bool], dict[Key, Any]]:
+    """lm-eval's requests by task and form, and in them by (task, MMLU subject, place)."""
+    pytest.importorskip("lm_eval")
+    scratch = tmp_path_factory.mktemp("lm_eval")
+    limits = ("0", "0") if EVERYTHING else ("200", "4")
+    out = scratch / "requests.jsonl"
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(out), str(scratch), *limits],
+        cwd=data_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    found: dict[tuple[str, bool], dict[Key, Any]] = defaultdict(dict)
+    with out.open(encoding="utf-8") as file:
+        for line in map(json.loads, file):
+            key = (line["task"], line["group"], line["doc_id"])
+            found[line["task"], line["chat"]][key] = line
+    return found
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+@pytest.mark.parametrize("name", TASKS)
+def test_requests_are_those_of_lm_eval(
+    name: str,
+    chat: bool,
+    theirs: dict[tuple[str, bool], dict[Key, Any]],
+    data_root: Path,
+) -> None:
+    expected = theirs[name, chat]
+    compared: Counter[str] = Counter()
+    for key, request in _ours(name, chat, data_root):
+        if key in expected:
+            assert _as_theirs(request) == _comparable(expected[key])
+            compared[key[1]] += 1
+    assert compared.total() == len(expected) >= (200 if name != "mmlu" else 4 * 57)
+    assert name != "mmlu" or len(compared) == 57
+
+
+def _ours(name: str, chat: bool, data_root: Path) -> Iterator[tuple[Key, Request]]:
+    asked = questions(registry.task(name), data_root=data_root, chat=chat)
+    places: dict[str, Iterator[int]] = defaultdict(count)
+    for sample, request in zip(asked.samples, asked.requests(), strict=True):
+        group = sample.group if name == "mmlu" else ""
+        yield (name, group, next(places[group])), request
+
+
+def _as_theirs(request: Request) -> dict[str, Any]:
+    plain = to_json(request)
+    asked: dict[str, Any] = {"prompt": plain["prompt"]}
+    if request.sampling is None:
+        return {**asked, "choices": list(request.choices)}
+    greedy = request.sampling.temperature == 0
+    return {**asked, "until": list(request.sampling.stop), "greedy": greedy}
+
+
+def _comparable(line: dict[str, Any]) -> dict[str, Any]:
+    prompt = json.loads(line["prompt"]) if line["chat"] else line["prompt"]
+    if "choices" in line:
+        return {"prompt": prompt, "choices": line["choices"]}
+    settings = line["settings"]
+    return {
+        "prompt": prompt,
+        "until": settings["until"],
+        "greedy": not settings["do_sample"] and settings["temperature"] == 0,
+    }
