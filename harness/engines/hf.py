@@ -1,0 +1,328 @@
+"""Engine `hf`: transformers, on a CPU or on one GPU."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+
+from harness.engines.base import EngineInfo, HFSettings, Tokenized
+from harness.engines.decoding import Decoder, TreeDecoder
+from harness.engines.forwarding import TreeModel, agrees_with_plain
+from harness.engines.kv_cache import is_out_of_memory
+from harness.engines.loading import (
+    context_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    too_little_memory,
+)
+from harness.engines.plain_decoding import PlainDecoder
+from harness.engines.sampling import Stream
+from harness.engines.scoring import RowScorer, Scorer, TreeScorer
+from harness.engines.stopping import Stops, Vocabulary
+from harness.engines.tokenizing import Prepared, PromptEncoder
+from harness.engines.trie import SortedPaths, size, unpack
+from harness.errors import WorkerError
+from harness.types import JSON, Completion, ModelSpec, Request, SamplingParams
+
+# Enough tokens to fill the processor; more only add attention between unrelated branches, which
+# weighs most in narrow models: hence no more than twice the width of a token on a CPU.
+_CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
+_NARROW_CHUNK = 256
+_LEAST_CHUNK = 32
+_LOGITS_BYTES = 2**30  # a scoring forward that reads every position has logits of this size
+_MOST_ROWS = {"cpu": 32, "cuda": 256}
+_CACHE_SHARE = 0.5  # of free memory, for the cache of a batch: a rebuild holds it twice
+
+
+class HFEngine:
+    """Answers requests with a causal model of transformers.
+
+    Scoring forwards each distinct token of all prompts once; generation reads shared prompts once
+    and refills its batch. Models that cannot do either get padded batches: see `stats`.
+    """
+
+    def __init__(self, model: ModelSpec, settings: HFSettings) -> None:
+        self._model = model
+        self._settings = settings
+        self._prepared: dict[str, Prepared] = {}
+        self._distinct_tokens = 0
+        self._chunk_tokens = settings.chunk_tokens
+        self._batch_size = settings.batch_size
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        return load_config(self._model)
+
+    @functools.cached_property
+    def _encoder(self) -> PromptEncoder:
+        transformers.logging.set_verbosity_error()
+        tokenizer = load_tokenizer(self._model)
+        return PromptEncoder(tokenizer, self._model.name, self._model.chat_template)
+
+    @functools.cached_property
+    def _context(self) -> int:
+        asked = self._settings.max_model_len
+        return context_length(self._model, self._config, self._encoder.tokenizer, asked)
+
+    def tokenize(self, requests: Sequence[Request]) -> Tokenized:
+        """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
+        for request in requests:
+            if request.kind == "embed":
+                raise WorkerError(
+                    f"request `{request.id}` asks engine `hf` for hidden states",
+                    "use requests of kind generate, choose or loglikelihood",
+                    cause="unsupported",
+                )
+        prepared = list(self._encoder.prepare(requests))
+        self._check_lengths(prepared)
+        self._prepared.update((one.request.id, one) for one in prepared)
+        return self._described(prepared, _count_distinct(prepared))
+
+    def _check_lengths(self, prepared: Sequence[Prepared]) -> None:
+        lengths = [_most_tokens(one) for one in prepared]
+        over = [length for length in lengths if length > self._context]
+        if over:
+            longest = prepared[lengths.index(max(over))]
+            raise WorkerError(
+                f"{len(over)} of {len(prepared)} requests exceed the context of "
+                f"{self._context} tokens of `{self._model.name}`: the longest, "
+                f"`{longest.request.id}`, has {size(longest.prompt)} prompt tokens and may add "
+                f"{longest.added_tokens()}",
+                "use fewer `--shots`, fewer `--max-tokens`, or a model with a longer context",
+                cause="context_length",
+            )
+
+    def _described(self, prepared: Sequence[Prepared], distinct: int) -> Tokenized:
+        digest = hashlib.sha256()
+        for one in prepared:
+            for tokens in (one.prompt, *(part for pair in one.choices for part in pair)):
+                digest.update(len(tokens).to_bytes(8, "little") + tokens)
+        longest = max(prepared, key=_most_tokens, default=None)
+        first = prepared[0] if prepared else None
+        ids = tuple(unpack(first.prompt)) if first else ()
+        bos = self._encoder.tokenizer.bos_token_id
+        return Tokenized(
+            n_requests=len(prepared),
+            prompt_tokens=sum(size(one.prompt) for one in prepared),
+            distinct_tokens=distinct,
+            longest=(longest.request.id, size(longest.prompt), longest.added_tokens())
+            if longest
+            else ("", 0, 0),
+            context=self._context,
+            first_prompt=_shown(first) if first else "",
+            first_ids=ids,
+            bos_count=next((n for n, token in enumerate(ids) if token != bos), len(ids)),
+            prompts_sha256=digest.hexdigest(),
+        )
+
+    @torch.inference_mode()
+    def load(self) -> EngineInfo:
+        if self._model.tensor_parallel_size > 1:
+            raise WorkerError(
+                f"`{self._model.name}` asks for {self._model.tensor_parallel_size} GPUs, and "
+                "engine `hf` uses one",
+                "use `--engine vllm`, or set `tensor_parallel_size` to 1",
+                cause="unsupported",
+            )
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        device = pick_device(self._model, self._settings.device)
+        dtype = pick_dtype(self._model, self._settings.dtype, device)
+        self._encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
+        self._start(load_model(self._model, self._config, dtype, device))
+        packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
+        gpu = device.type == "cuda"
+        return EngineInfo(
+            engine_version=f"transformers {transformers.__version__}",
+            dtype=str(self._tree.dtype).removeprefix("torch."),
+            device=torch.cuda.get_device_name(device) if gpu else _cpu_name(),
+            gpus=int(gpu),
+            packages=packages,
+        )
+
+    def _start(self, model: Any) -> None:
+        generation, tokenizer = model.generation_config, self._encoder.tokenizer
+        self._eos = _ids(generation.eos_token_id) | _ids(tokenizer.eos_token_id)
+        # Only a request's own SamplingParams decide how its text is sampled.
+        model.generation_config = transformers.GenerationConfig()
+        self._vocabulary = Vocabulary(tokenizer)
+        self._tree = TreeModel(model)
+        self._choose_way(max(map(_most_tokens, self._prepared.values()), default=1))
+
+    def _choose_way(self, longest: int) -> None:
+        """Tries whether the model computes a trie of rows this long; else it gets padded rows."""
+        model = self._tree.model
+        self._verified = longest
+        self._scorer: Scorer
+        self._decoder: Decoder
+        if agrees_with_plain(self._tree, longest):
+            self._scorer = TreeScorer(self._tree)
+            self._decoder = TreeDecoder(self._tree, self._streams)
+        else:
+            self._scorer = RowScorer(model, self._settings.batch_size)
+            self._decoder = PlainDecoder(model, self._streams)
+
+    @torch.inference_mode()
+    def run(
+        self, requests: Sequence[Request], skip: Container[tuple[str, int]] = frozenset()
+    ) -> Iterator[Completion]:
+        """Raises WorkerError `out_of_memory` if even the least sizes do not fit."""
+        if unknown := [request for request in requests if request.id not in self._prepared]:
+            self.tokenize(unknown)
+        self._skip = skip
+        asked = [self._prepared[request.id] for request in requests]
+        pending = [one for one in asked if self._missing(one)]
+        longest = max(map(_most_tokens, pending), default=0)
+        if longest > self._verified and self._scorer.name == TreeScorer.name:
+            self._choose_way(longest)
+        self._choose_sizes(longest)
+        self._distinct_tokens += _count_distinct(pending)
+        scored = [one for one in pending if one.request.kind != "generate"]
+        generated = [one for one in pending if one.request.kind == "generate"]
+        yield from self._backing_off(
+            scored, lambda left: self._scorer.score(left, self._chunk_tokens)
+        )
+        yield from self._backing_off(
+            generated,
+            lambda left: self._decoder.generate(left, self._batch_size, self._chunk_tokens),
+        )
+
+    def _backing_off(
+        self,
+        prepared: Sequence[Prepared],
+        answer: Callable[[Sequence[Prepared]], Iterator[Completion]],
+    ) -> Iterator[Completion]:
+        """Answers what an allocation failure lost again, with half the tokens and rows."""
+        given = self._skip
+        done: set[tuple[str, int]] = set()
+        self._skip = _Either(given, done)
+        while left := [one for one in prepared if self._missing(one)]:
+            try:
+                for completion in answer(left):
+                    done.add((completion.request_id, completion.index))
+                    yield completion
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve()
+        self._skip = given
+
+    def _halve(self) -> None:
+        if self._chunk_tokens <= _LEAST_CHUNK and self._batch_size == 1:
+            raise too_little_memory(self._model) from None
+        self._chunk_tokens = max(_LEAST_CHUNK, self._chunk_tokens // 2)
+        self._batch_size = max(1, self._batch_size // 2)
+        self._tree.forget()
+        if self._tree.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _missing(self, prepared: Prepared) -> list[int]:
+        """The sample indices of a request that are not answered yet."""
+        sampling = prepared.request.sampling
+        count = sampling.n if sampling and prepared.request.kind == "generate" else 1
+        return [n for n in range(count) if (prepared.request.id, n) not in self._skip]
+
+    def _streams(self, prepared: Prepared, started: float) -> list[Stream]:
+        params = prepared.request.sampling or SamplingParams()
+        stops = self._stops(params.stop)
+        return [
+            Stream(prepared, index, params, stops, self._eos, self._vocabulary, started)
+            for index in self._missing(prepared)
+        ]
+
+    @functools.cache  # noqa: B019 (one engine lives as long as its process)
+    def _stops(self, strings: tuple[str, ...]) -> Stops:
+        return Stops(self._vocabulary, strings)
+
+    def _choose_sizes(self, longest: int) -> None:
+        """First guesses for what the settings leave open; see `_halve` for what follows."""
+        kind = "cuda" if self._tree.device.type == "cuda" else "cpu"
+        text = self._config.get_text_config()
+        if not self._chunk_tokens:
+            bounds = [_CHUNK_TOKENS[kind], _LOGITS_BYTES // (4 * text.vocab_size)]
+            if kind == "cpu":
+                bounds.append(max(_NARROW_CHUNK, 2 * text.hidden_size))
+            self._chunk_tokens = max(_LEAST_CHUNK, min(bounds))
+        if not self._batch_size:
+            # At most: fewer where queries share keys.
+            width = 2 * text.num_hidden_layers * text.hidden_size * self._tree.dtype.itemsize
+            per_row = (self._tree.token_bytes or width) * max(longest, 1)
+            fitting = int(_CACHE_SHARE * _free_bytes(self._tree.device)) // per_row
+            self._batch_size = max(1, min(_MOST_ROWS[kind], fitting))
+
+    def stats(self) -> JSON:
+        """forwarded_tokens: positions computed for prompts and choices, padding included.
+        distinct_tokens: the least number. decoded_tokens: positions computed one by one after a
+        prompt. scoring: tree or rows."""
+        rows = self._scorer if isinstance(self._scorer, RowScorer) else None
+        plain = self._decoder if isinstance(self._decoder, PlainDecoder) else None
+        return {
+            "forwarded_tokens": self._tree.tokens
+            + (rows.tokens if rows else 0)
+            + (plain.tokens if plain else 0),
+            "distinct_tokens": self._distinct_tokens,
+            "decoded_tokens": self._decoder.decoded,
+            "forwards": self._tree.forwards + (rows.forwards if rows else 0),
+            "scoring": self._scorer.name,
+            "batch_size": self._batch_size,
+            "chunk_tokens": self._chunk_tokens,
+        }
+
+
+class _Either:
+    """What is in one of two containers."""
+
+    def __init__(self, *parts: Container[tuple[str, int]]) -> None:
+        self._parts = parts
+
+    def __contains__(self, key: object) -> bool:
+        return any(key in part for part in self._parts)
+
+
+def _count_distinct(prepared: Sequence[Prepared]) -> int:
+    """Scoring and generation are computed apart, so their prefixes count apart."""
+    generated = [one.prompt for one in prepared if one.request.kind == "generate"]
+    scored = [p for one in prepared if one.request.kind != "generate" for p in one.paths()]
+    return sum(SortedPaths.of(paths).count_nodes() for paths in (generated, scored))
+
+
+def _most_tokens(prepared: Prepared) -> int:
+    """Tokens that the model may have to read: the last one of a choice is only looked up."""
+    if prepared.request.kind == "generate":
+        return size(prepared.prompt) + prepared.added_tokens()
+    return max(size(context) + size(answer) - 1 for context, answer in prepared.choices)
+
+
+def _shown(prepared: Prepared) -> str:
+    if prepared.text is not None:
+        return prepared.text
+    assert isinstance(prepared.request.prompt, str)
+    return prepared.request.prompt
+
+
+def _ids(value: int | list[int] | None) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu_name() -> str:
+    return f"CPU ({torch.get_num_threads()} threads)"
