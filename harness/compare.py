@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness import models, store
+from harness import models, runs, store
 from harness.database import warn
 from harness.errors import UsageError, did_you_mean
 from harness.ingest import Connection, Say
@@ -21,7 +21,7 @@ from harness.stats import (
     paired_bootstrap,
     paired_shares,
 )
-from harness.types import JSON
+from harness.types import JSON, Run
 
 Verdict = Literal["better", "worse", "no evidence", "too few questions"]
 
@@ -99,11 +99,32 @@ def compare(
     store.sync(home, say)
     with store.connect(home, say=say) as db:
         found = [_tested(db, base, tuned) for base, tuned in _pairs(db, home, a, b, task, say)]
+    return _adjusted(found)
+
+
+def _adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """With p values for having made all these comparisons at once, and the verdicts they allow."""
     adjusted = holm([comparison.p for comparison in found])
     return [
         replace(one, p_holm=p, verdict=verdict(one.delta, p, one.detectable))
         for one, p in zip(found, adjusted, strict=True)
     ]
+
+
+def against_parents(home: str | Path, found: Sequence[Run], say: Say = warn) -> list[Comparison]:
+    """Each finished run against the newest finished run of its parent under the same protocol.
+
+    Runs whose parent has none are left out; p values are adjusted over the others.
+    """
+    place = Path(home)
+    known = [run for run in runs.read_all(place) if run.kind == "eval" and run.status == "done"]
+    of_model = {(run.model, run.protocol): run.run_id for run in known}
+    pairs = [
+        (base, run.run_id)
+        for run in found
+        if run.status == "done" and (base := of_model.get((run.parent or "", run.protocol)))
+    ]
+    return _adjusted([one for base, tuned in pairs for one in compare(home, base, tuned, say=say)])
 
 
 def as_json(comparison: Comparison) -> JSON:

@@ -144,6 +144,7 @@ def _print(home: Path, finished: Sequence[Run], as_json: bool) -> None:
         output.print_json({"runs": [_as_json(run, measures) for run, measures in results]})
     else:
         _show(results)
+        _show_verdicts(home, finished)
     if any(run.status != "done" for run in finished):
         raise typer.Exit(1)
 
@@ -180,6 +181,18 @@ def _show(results: Sequence[tuple[Run, Sequence[Measure]]]) -> None:
     print(output.render(columns, rows))
     for run, _ in results:
         output.say(f"{run.run_id}  {run.status}  {duration(run.seconds)}")
+
+
+def _show_verdicts(home: Path, finished: Sequence[Run]) -> None:
+    """A model with a parent in the registry was tuned from it: did that help?"""
+    from harness.compare import against_parents, sentence
+
+    if not any(run.parent for run in finished):
+        return
+    found = against_parents(home, finished)
+    parents = {run.run_id: f"{run.model} against {run.parent}" for run in finished}
+    for one in found:
+        print(f"{parents[one.tuned_run]}: {sentence(one, len(found))}")
 
 
 def _rows(run: Run, measures: Sequence[Measure]) -> Iterator[tuple[object, ...]]:
