@@ -1,6 +1,6 @@
 """How fast the history is with a million samples.
 
-    python benchmarks/history_speed.py
+    python -m benchmarks.history_speed
 
 Builds run folders of 14,042 samples with prompts of about 3,000 characters (the size of a 5-shot
 MMLU run) until there are a million, and measures writing one, taking one in, and the leaderboard
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import statistics
@@ -24,13 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.record import record
 from harness import runs, store
 from harness.metrics import summarise
 from harness.types import JSON, Run, Score, Scored, to_json
 
 SAMPLES_PER_RUN = 14_042
 REPOSITORY = Path(__file__).resolve().parent.parent
-RESULT = REPOSITORY / "benchmarks" / "results" / "history_speed.json"
 
 LEADERBOARD = """
 import sys
@@ -176,8 +175,6 @@ def measured(home: Path, total: int) -> JSON:
         "ingest_again_s": one["again_s"],
         "writer_peak_mb": one["peak_mb"],
         "flips_of_two_runs_s": flips_s,
-        "cpus": os.cpu_count(),
-        "measured_at": runs.now(),
     }
 
 
@@ -188,9 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         result = measured(Path(home), total)
     rounded = json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 3))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(rounded, indent=2) + "\n")
-    print(RESULT.read_text(), end="")
+    record("history_speed", rounded)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ hub. The result goes to benchmarks/results/; exit status 1 if anything differs.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -92,6 +93,8 @@ def given_models(options: argparse.Namespace) -> dict[str, str]:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="", help="a checkpoint folder; default: see above")
+    every = ",".join(name for name, *_ in TASKS)
+    parser.add_argument("--tasks", default=every, help="some of them, separated by commas")
     parser.add_argument("--limit", type=int, default=40, help="questions of each task")
     parser.add_argument("--subject-limit", type=int, default=1, help="of each subject of MMLU")
     parser.add_argument("--max-tokens", type=int, default=64, help="of each generated answer")
@@ -139,12 +142,15 @@ def answer_ours(options: argparse.Namespace) -> None:
     shutil.rmtree(home, ignore_errors=True)
     answers: Answers = {}
     means: dict[str, dict[str, float]] = {}
-    for names, shots, chat in OUR_RUNS:
+    for all_names, shots, chat in OUR_RUNS:
+        names = [name for name in all_names if name in options.tasks.split(",")]
+        if not names:
+            continue
         asked = Options(
             engine="hf",
             limit=57 * options.subject_limit if names == ["mmlu"] else options.limit,
             shots=shots,
-            max_tokens=None if names == ["mmlu"] else options.max_tokens,
+            max_tokens=options.max_tokens if {"gsm8k", "math"} & set(names) else None,
             chat=chat,
             settings={"dtype": "float32", "device": "cpu"},
             data_root=Path(options.data_root),
@@ -183,7 +189,8 @@ def our_samples(options: argparse.Namespace, name: str, folder: Path) -> dict[st
         )
         read = [context + answer for context, answer in tokens.choices] or [tokens.prompt]
         found[keys[line["id"]]] = {
-            "ids": [unpack(path) for path in read],
+            "ids": digest([unpack(path) for path in read]),
+            "tokens": sum(len(unpack(path)) for path in read),
             "logprobs": completion.choice_logprobs,
             "text": completion.text,
             "grades": {s.metric: s(sample, completion).value for s in task.scorers},
@@ -213,11 +220,13 @@ def answer_lm_eval(options: argparse.Namespace) -> None:
     )
     # Of a task with groups we ask some of each, and lm-eval can be told which. Not so for one
     # with drawn examples: lm-eval draws them anew for the questions that it is told.
-    ours = json.loads((Path(options.scratch) / "ours.json").read_text())["answers"]["math"]
+    ours = json.loads((Path(options.scratch) / "ours.json").read_text())["answers"].get("math", {})
     chosen = {"hendrycks_math500": sorted(int(key.strip("/")) for key in ours)}
     answers: Answers = {}
     means: dict[str, dict[str, float]] = {}
     for name, theirs, shots, with_chat in TASKS:
+        if name not in options.tasks.split(","):
+            continue
         for chat in (False, True) if with_chat else (False,):
             first = options.subject_limit if name == "mmlu" else options.limit
             done = lm_eval.simple_evaluate(
@@ -267,10 +276,16 @@ def their_sample(model: Any, sample: dict[str, Any]) -> dict[str, Any]:
     if isinstance(sample["arguments"][0][1], str):
         pairs = [model._encode_pair(*pair) for pair in sample["arguments"]]
         logprobs = [responses[0][0] for responses in sample["resps"]]
-        return {"ids": [a + b for a, b in pairs], "logprobs": logprobs, "text": "", "grades": {}}
+        ids = digest([a + b for a, b in pairs])
+        return {"ids": ids, "logprobs": logprobs, "text": "", "grades": {}}
     prompt = sample["arguments"][0][0]
-    ids = model.tok_batch_encode([prompt])[0][0].tolist()
-    return {"ids": [ids], "logprobs": [], "text": sample["resps"][0][0], "grades": {}}
+    ids = digest([model.tok_batch_encode([prompt])[0][0].tolist()])
+    return {"ids": ids, "logprobs": [], "text": sample["resps"][0][0], "grades": {}}
+
+
+def digest(ids: list[list[int]]) -> str:
+    """Of token ids, which for a whole benchmark are too many to be kept."""
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def their_means(results: dict[str, Any]) -> dict[str, float]:
@@ -304,7 +319,7 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     other = [key for key in theirs if any(ours[key][k] != theirs[key][k] for k in EXACT)]
     gap = max(gaps, default=0.0)
     equal = gap <= LOGPROB_TOLERANCE and set(counts.values()) == {len(pairs)}
-    tokens = sum(len(ids) for x, _ in pairs for ids in x["ids"])
+    tokens = sum(x["tokens"] for x, _ in pairs)
     told = {"questions": len(pairs), "tokens": tokens, **counts}
     answered = sum(bool(x["text"]) for x, _ in pairs)
     return told | {

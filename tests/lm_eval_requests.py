@@ -2,27 +2,18 @@
 
 python tests/lm_eval_requests.py OUT SCRATCH LIMIT MMLU_LIMIT, started in a data root: the harness
 then finds the datasets as relative paths. A process of its own, since the libraries read the
-offline switches when they are imported. 0 as a limit asks for everything.
+offline switches from the environment when they are imported. 0 as a limit asks for everything.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-SCRATCH = Path(sys.argv[2])
-os.environ |= {
-    "HF_HOME": str(SCRATCH / "hf"),
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-import lm_eval.tasks  # noqa: E402
+import lm_eval.tasks
 
 FEWSHOT_SEED = 1234
 # Ours, lm-eval's, and the shots where lm-eval leaves them open.
@@ -35,8 +26,8 @@ TASKS: tuple[tuple[str, str, int | None], ...] = (
 )
 
 
-def main(out: Path, limit: int, mmlu_limit: int) -> None:
-    manager = lm_eval.tasks.TaskManager(include_path=str(without_missing_splits()))
+def main(out: Path, scratch: Path, limit: int, mmlu_limit: int) -> None:
+    manager = lm_eval.tasks.TaskManager(include_path=str(without_missing_splits(scratch)))
     with out.open("w", encoding="utf-8") as file:
         for ours, theirs, shots in TASKS:
             for task in manager.load([theirs])["tasks"].values():
@@ -47,16 +38,16 @@ def main(out: Path, limit: int, mmlu_limit: int) -> None:
                     write(task, ours, chat, n, file)
 
 
-def without_missing_splits() -> Path:
+def without_missing_splits(scratch: Path) -> Path:
     """The two medical tasks as they ship, but for splits that a data root may not have."""
     packaged = Path(lm_eval.tasks.__file__).parent
     for name in ("medqa", "medmcqa"):
-        folder = shutil.copytree(packaged / name, SCRATCH / "tasks" / name)
+        folder = shutil.copytree(packaged / name, scratch / "tasks" / name)
         for config in folder.glob("*.yaml"):
             lines = config.read_text().splitlines(keepends=True)
             dropped = ("training_split", "validation_split")
             config.write_text("".join(x for x in lines if not x.startswith(dropped)))
-    return SCRATCH / "tasks"
+    return scratch / "tasks"
 
 
 def write(task: Any, name: str, chat: bool, limit: int | None, file: Any) -> None:
@@ -87,4 +78,4 @@ def as_json(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -29,10 +29,18 @@ LLAMA3_PATTERN = (
 
 
 def byte_level_tokenizer(*, bos: bool = True, style: str = "gpt2") -> Any:
-    """Byte-level BPE; style: the splitting of `gpt2`, or of `llama3` with NFC."""
+    """Byte-level BPE; style: the splitting of `gpt2`, the same with `digits` apart, or that of
+    `llama3` with NFC."""
     tokenizer = Tokenizer(models.BPE())
     if style == "gpt2":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif style == "digits":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(_regex(r"\d"), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
     else:
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

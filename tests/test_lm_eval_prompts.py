@@ -37,10 +37,11 @@ def theirs(
     scratch = tmp_path_factory.mktemp("lm_eval")
     limits = ("0", "0") if EVERYTHING else ("200", "4")
     out = scratch / "requests.jsonl"
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(scratch / "hf")}
     subprocess.run(
         [sys.executable, str(SCRIPT), str(out), str(scratch), *limits],
         cwd=data_root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **offline},
         check=True,
         capture_output=True,
     )

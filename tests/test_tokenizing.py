@@ -15,6 +15,7 @@ from harness.types import Message, Request
 TOKENIZERS = {
     "gpt2": lambda: byte_level_tokenizer(),
     "gpt2-without-bos": lambda: byte_level_tokenizer(bos=False),
+    "digits": lambda: byte_level_tokenizer(style="digits"),
     "llama3": lambda: byte_level_tokenizer(style="llama3"),
     "metaspace": metaspace_tokenizer,
 }
@@ -86,6 +87,7 @@ def test_only_tokenizers_that_split_lines_are_encoded_by_line() -> None:
     assert accepted == {
         "gpt2": True,
         "gpt2-without-bos": True,
+        "digits": True,
         "llama3": True,
         "metaspace": False,
     }
