@@ -19,7 +19,8 @@ WORKER = "harness.engines.worker"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker is to do. runs: (run folder, task id). settings: the engine's, checked."""
+    """What a worker is to do. runs: (run folder, task id; '' leaves request ids as they are).
+    settings: the engine's, checked."""
 
     model: ModelSpec
     engine: str
@@ -80,7 +81,7 @@ def inspect_requests(
             model=model,
             engine=engine,
             settings=settings or {},
-            runs=((folder, "inspect"),),
+            runs=((folder, ""),),
             tokenize_only=True,
         )
         for event in infer(job, log=folder / WORKER_LOG):

@@ -46,6 +46,10 @@ SETTINGS: dict[str, type[HFSettings] | type[MockSettings]] = {
 }
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_KINDS = {int: "whole number", float: "number", str: "text"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """What a started engine really is; goes into the manifest."""
@@ -112,7 +116,10 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
             parsed[key] = type(default)(text)
         except ValueError:
             raise UsageError(
-                f"`{key}={text}` is not a {type(default).__name__}",
+                f"`{key}={text}` is not a {_KINDS[type(default)]}",
                 f"for example `--set {key}={default}`",
             ) from None
+        if key == "dtype" and text not in DTYPES:
+            choices = ", ".join(DTYPES)
+            raise UsageError(f"unknown dtype `{text}`", did_you_mean(text, DTYPES, choices))
     return parsed

@@ -29,6 +29,8 @@ _LINE_SAFE_PATTERNS = {
     _CONTRACTIONS
     + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+# These only set numbers apart, wherever they stand.
+_NUMBER_PATTERNS = {class_ + count for class_ in (r"\d", r"\p{N}") for count in ("", "+", "{1,3}")}
 _LINE_START = re.compile(r"\n(?=[A-Za-z])")
 _LETTER = "a"  # stands for any
 _FOLLOWED = "\n" + _LETTER
@@ -126,20 +128,28 @@ def _state(step: Any) -> Any:
 
 def _splits_lines(step: dict[str, Any]) -> bool:
     steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
-    if any(s["type"] == "ByteLevel" and s["add_prefix_space"] for s in steps):
-        return False
-    return all(s["type"] in ("ByteLevel", "Digits") or _is_safe_split(s) for s in steps) and any(
-        _is_safe_split(s) or (s["type"] == "ByteLevel" and s["use_regex"]) for s in steps
-    )
+    return all(map(_is_local, steps)) and any(map(_cuts_before_letters, steps))
 
 
-def _is_safe_split(step: dict[str, Any]) -> bool:
-    return (
-        step["type"] == "Split"
-        and step["behavior"] == "Isolated"
-        and not step["invert"]
-        and step["pattern"].get("Regex") in _LINE_SAFE_PATTERNS
-    )
+def _is_local(step: dict[str, Any]) -> bool:
+    """Whether a step treats both sides of a line's start independently."""
+    if step["type"] == "ByteLevel":
+        return not step["add_prefix_space"]
+    return step["type"] == "Digits" or _pattern(step) in _LINE_SAFE_PATTERNS | _NUMBER_PATTERNS
+
+
+def _cuts_before_letters(step: dict[str, Any]) -> bool:
+    if step["type"] == "ByteLevel":
+        return bool(step["use_regex"])
+    return _pattern(step) in _LINE_SAFE_PATTERNS
+
+
+def _pattern(step: dict[str, Any]) -> str | None:
+    """The regular expression of a step that sets its matches apart, None for other steps."""
+    if step["type"] != "Split" or step["behavior"] != "Isolated" or step["invert"]:
+        return None
+    expression: str | None = step["pattern"].get("Regex")
+    return expression
 
 
 class PromptEncoder:

@@ -65,7 +65,7 @@ class Work:
 
 
 def read_work(run: JSON) -> Work:
-    folder, prefix = Path(run["folder"]), f"{run['task']}/"
+    folder, prefix = Path(run["folder"]), run["task"] and f"{run['task']}/"
     mend_tail(folder / COMPLETIONS)
     requests = tuple(
         dataclasses.replace(request, id=prefix + request.id)
