@@ -27,6 +27,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import record
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA_ROOT = os.environ.get("BENCH_DATA_ROOT", str(REPOSITORY.parent / "shared" / "hub"))
 LOGPROB_TOLERANCE = 1e-4
@@ -75,9 +77,7 @@ def main() -> int:
         options.scratch = scratch
         models = given_models(options)
         report = {name: compare(options, folder) for name, folder in models.items()}
-    print(json.dumps(report, indent=2))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    record(options.name, report)
     parts = [one for model in report.values() for one in model.values()]
     return 0 if all(one["equal"] and one["equal_means"] for one in parts) else 1
 
@@ -102,8 +102,7 @@ def parse_options() -> argparse.Namespace:
     # until the whole batch has stopped, and then does not see it: the text has none.
     parser.add_argument("--batch-size", type=int, default=1, help="of lm-eval")
     parser.add_argument("--data-root", default=DATA_ROOT)
-    default_out = REPOSITORY / "benchmarks" / "results" / "parity_lm_eval.json"
-    parser.add_argument("--out", type=Path, default=default_out)
+    parser.add_argument("--name", default="parity_lm_eval", help="of the file in results/")
     parser.add_argument("--role", default="", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -111,7 +110,7 @@ def parse_options() -> argparse.Namespace:
 
 def spawn(options: argparse.Namespace, role: str) -> Any:
     """Runs this file in one role, inside the data root, and reads the JSON that it writes."""
-    given = {k: v for k, v in vars(options).items() if k not in ("role", "out")}
+    given = {k: v for k, v in vars(options).items() if k not in ("role", "name")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     environment = {
         **os.environ,

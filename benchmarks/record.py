@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 def record(name: str, figures: dict[str, Any]) -> None:
     """Print the figures as JSON and keep them in results/<name>.json."""
     result = {
-        "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} {platform.machine()} cores, {platform.python_version()}",
         **figures,

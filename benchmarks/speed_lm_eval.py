@@ -1,7 +1,7 @@
 """How fast our `hf` engine is beside lm-eval's `hf` model: same checkpoint, questions, batch size.
 
-    python benchmarks/speed_lm_eval.py                          all of MMLU, 200 questions of GSM8K
-    python benchmarks/speed_lm_eval.py --subjects 6 --size medium --repeats 3
+    python -m benchmarks.speed_lm_eval                          all of MMLU, 200 questions of GSM8K
+    python -m benchmarks.speed_lm_eval --subjects 6 --size medium --repeats 3
 
 lm-eval writes the requests of its own tasks (MMLU 5-shot, GSM8K). Each side then answers them in a
 process of its own, in turn, `--repeats` times. Timed is everything from texts to answers
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.record import record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA_ROOT = os.environ.get("BENCH_DATA_ROOT", str(REPOSITORY.parent / "shared" / "hub"))
@@ -36,16 +37,17 @@ def main() -> None:
     if options.role:
         ROLES[options.role](options)
         return
+    given = options.model
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = scratch
         spawn(options, "requests")
-        if not options.model:
+        if options.model:
+            options.model = str(Path(options.model).resolve())
+        else:
             options.model = str(Path(scratch) / "model")
             spawn(options, "model")
-        report = measure(options)
-    print(json.dumps(report, indent=2))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+        report = measure(options, given)
+    record(f"speed_lm_eval_{options.size if not given else Path(given).name}", report)
 
 
 def parse_options() -> argparse.Namespace:
@@ -60,8 +62,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--data-root", default=DATA_ROOT)
-    default_out = REPOSITORY / "benchmarks" / "results" / "speed_lm_eval.json"
-    parser.add_argument("--out", type=Path, default=default_out)
     parser.add_argument("--role", default="", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -70,7 +70,7 @@ def parse_options() -> argparse.Namespace:
 def spawn(options: argparse.Namespace, role: str) -> dict[str, Any]:
     """Runs this file in one role, inside the data root, and reads the JSON object it writes."""
     answer = Path(options.scratch) / f"{role}.json"
-    given = {k: v for k, v in vars(options).items() if k not in ("role", "out")}
+    given = {k: v for k, v in vars(options).items() if k != "role"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     environment = {**os.environ, **OFFLINE, "HF_HOME": str(Path(options.scratch) / "hf")}
     environment["PYTHONPATH"] = str(REPOSITORY)
@@ -250,18 +250,14 @@ ROLES = {
 }
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, given: str) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(options.repeats):
         for side, answers in runs.items():
             answers.append(spawn(options, side))
     return {
-        "model": options.model if Path(options.model).name != "model" else f"random {options.size}",
-        "machine": {
-            "cpus": os.cpu_count(),
-            "processor": platform.processor(),
-            "python": sys.version,
-        },
+        "model": "/".join(Path(given).parts[-2:]) if given else f"random {options.size}",
+        "threads": options.threads,
         "batch_size": options.batch_size,
         "repeats": options.repeats,
         "mmlu_5_shot": compare_choices(runs) if options.subjects else None,
