@@ -87,7 +87,9 @@ def ask_elsewhere(model: str, home: Path, *more: str) -> None:
 
 
 def command(model: str, home: Path, *more: str) -> list[str]:
-    program = "from harness.cli.app import main; main()"
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from harness.cli.app import main; main()"
     options = ["--engine", "mock", "--home", str(home), "--offline-sample"]
     tasks = [] if "--tasks" in more else ["--tasks", "gsm8k"]
     return [sys.executable, "-c", program, "eval", "--model", model, *options, *tasks, *more]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from harness.cli import output
+from harness.cli.options import AsJSON, Home
 
 if TYPE_CHECKING:
     from harness.finding import Finding, Level
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 _LEVELS: tuple[Level, ...] = ("ok", "warn", "bad")
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    home: Annotated[
-        Path | None, typer.Option(envvar="BENCH_HOME", help="Where runs and history are kept.")
-    ] = None,
-) -> None:
+def doctor(as_json: AsJSON = False, home: Home = None) -> None:
     """Look at versions, GPU, memory, disk, history and data; exit status 1 if something is bad."""
     from harness.doctor import diagnose
     from harness.runs import home_folder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
+from harness.cli.options import AsJSON, DataRoot, Home
 from harness.cli.progress import Progress, duration
 from harness.errors import UsageError
 
@@ -38,14 +39,6 @@ Offline = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Engine setting KEY=VALUE; may be repeated.")
 ]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(envvar="BENCH_DATA_ROOT", help="Folder with datasets, laid out like the hub."),
-]
-Home = Annotated[
-    Path | None, typer.Option(envvar="BENCH_HOME", help="Where runs and history are kept.")
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def evaluate(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import output
+from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
 from harness.types import JSON, to_json
 
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from harness.compare import Comparison
     from harness.types import Run
 
-Home = Annotated[
-    Path | None, typer.Option(envvar="BENCH_HOME", help="Where runs and history are kept.")
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Format = Annotated[str, typer.Option("--format", "-f", help="table, md, csv, json, html or latex.")]
 RunId = Annotated[str, typer.Argument(help="Run id, or its unique beginning or end.")]
 Task = Annotated[str | None, typer.Option("--task", "-t", help="One task, or task:variant.")]
 
@@ -47,7 +43,7 @@ def leaderboard(
     home: Home = None,
 ) -> None:
     """The latest complete run of each model on each task, with its 95 % interval."""
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     view = "history" if everything else "leaderboard"
     where, values = _filters(task, model)
     order = "ORDER BY task, variant, protocol, value DESC, model" if everything else ""
@@ -66,7 +62,7 @@ def sql(
     home: Home = None,
 ) -> None:
     """Ask the history anything: read-only, and without access to any other file."""
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     names, rows = _query(home, query)
     print(output.render(names, rows, format))
 
@@ -83,7 +79,7 @@ def compare(
     from harness import compare as comparing
     from harness import runs
 
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     found = comparing.compare(runs.home_folder(home), a, b, task, say=output.say)
     if format == "json":
         output.print_json([comparing.as_json(one) for one in found])
@@ -110,7 +106,7 @@ def list_runs(
     home: Home = None,
 ) -> None:
     """Every run, oldest first, with its primary measure or the cause of its failure."""
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     where, values = _filters(task, model, status)
     columns = f"run_id, kind, status, cause, model, {_TASK_NAME} AS task, metric, value, n, limit_n"
     names, rows = _query(home, f"SELECT {columns} FROM history {where}", values)
@@ -187,7 +183,9 @@ def export(
     from harness import export as exporting
     from harness import runs
 
-    _one_of("format", format, exporting.FORMATS)
+    if format not in exporting.FORMATS:
+        hint = did_you_mean(format, exporting.FORMATS, f"one of {', '.join(exporting.FORMATS)}")
+        raise UsageError(f"unknown format `{format}`", hint)
     folder = _folder(runs.home_folder(home), run)
     target = to or Path(f"{folder.name}{exporting.FORMATS[format]}")
     exporting.export(folder, target, format)
@@ -200,17 +198,6 @@ def _query(
     from harness import runs, store
 
     return store.query(runs.home_folder(home), sql, values, say=output.say)
-
-
-def _format(format: str) -> str:
-    return _one_of("format", format, output.FORMATS)
-
-
-def _one_of(what: str, given: str, known: Iterable[str]) -> str:
-    if given not in (known := list(known)):
-        hint = did_you_mean(given, known, f"one of {', '.join(known)}")
-        raise UsageError(f"unknown {what} `{given}`", hint)
-    return given
 
 
 def _filters(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
+from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
 from harness.types import JSON, ModelSpec, to_json
 
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     from harness.finding import Finding
     from harness.models import Registered
 
-Home = Annotated[
-    Path | None, typer.Option(envvar="BENCH_HOME", help="Where model_registry.json is looked for.")
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Format = Annotated[str, typer.Option("--format", "-f", help="table, md, csv or json.")]
 Name = Annotated[str, typer.Argument(help="Name in the registry.", show_default=False)]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Field KEY=VALUE of the entry; may be repeated.")
@@ -38,11 +34,7 @@ def list_models(format: Format = "table", home: Home = None) -> None:
     """Every checkpoint of the registry; `here` says whether it is on this machine."""
     from harness import models
 
-    if format not in output.FORMATS:
-        known = ", ".join(output.FORMATS)
-        raise UsageError(
-            f"unknown format `{format}`", did_you_mean(format, output.FORMATS, f"one of {known}")
-        )
+    output.known_format(format)
     folder = _home(home)
     book = models.entries(folder)
     rows = []

@@ -9,6 +9,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from harness.errors import UsageError, did_you_mean
+
 Columns = Sequence[str]
 Rows = Sequence[Sequence[object]]
 
@@ -20,6 +22,14 @@ def say(text: str) -> None:
 
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def known_format(format: str) -> str:
+    """The format itself; raises UsageError for one that `render` has not."""
+    if format not in FORMATS:
+        hint = did_you_mean(format, FORMATS, f"one of {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format `{format}`", hint)
+    return format
 
 
 def render(columns: Columns, rows: Rows, format: str = "table") -> str:

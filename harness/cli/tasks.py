@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import output
-from harness.errors import UsageError, did_you_mean
+from harness.cli.options import AsJSON, DataRoot, Format, Home
 from harness.types import JSON, Prompt, to_json
 
 if TYPE_CHECKING:
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from harness.task import Task
     from harness.task_check import GoldCheck
 
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(envvar="BENCH_DATA_ROOT", help="Folder with datasets, laid out like the hub."),
-]
-Home = Annotated[
-    Path | None, typer.Option(envvar="BENCH_HOME", help="Where runs and history are kept.")
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Format = Annotated[str, typer.Option("--format", "-f", help="table, md, csv, json, html or latex.")]
 Offline = Annotated[
     bool, typer.Option("--offline-sample", help="Take the few questions that ship with the task.")
 ]
@@ -45,7 +36,7 @@ def list_tasks(format: Format = "table", as_json: AsJSON = False) -> None:
     """Every task and variant; groups stand for several tasks."""
     from harness import registry
 
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     columns = ["task", "variant", "kind", "metric", "shots", "source", "title"]
     rows = [
         [
@@ -117,22 +108,13 @@ def check(
     """
     from harness import registry
 
-    format = _format("json" if as_json else format)
+    format = output.known_format("json" if as_json else format)
     chosen = registry.tasks(tasks) if tasks else registry.all_tasks()
     checked = [_check(task, data_root, offline_sample) for task in chosen]
     rows = [[one.task, one.n, one.value, _some(one.wrong), one.source] for one in checked]
     print(output.render(["task", "n", "gold", "wrong", "source"], rows, format))
     if any(one.wrong for one in checked):
         raise typer.Exit(1)
-
-
-def _format(format: str) -> str:
-    if format not in output.FORMATS:
-        known = ", ".join(output.FORMATS)
-        raise UsageError(
-            f"unknown format `{format}`", did_you_mean(format, output.FORMATS, f"one of {known}")
-        )
-    return format
 
 
 def _about(asked: Questions) -> JSON:
