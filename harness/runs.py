@@ -70,11 +70,9 @@ def writing(what: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space and repeat the command; what was finished is kept"
             raise StoreError(f"the disk is full: `{what}` could not be written", hint) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            hint = "set BENCH_HOME (or --home) to a folder that you may write to"
-            reason = os.strerror(error.errno)
-            raise StoreError(f"`{what}` cannot be written: {reason}", hint) from error
-        raise
+        hint = "set BENCH_HOME (or --home) to a folder that you may write to"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(f"`{what}` cannot be written: {reason}", hint) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

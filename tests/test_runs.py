@@ -124,13 +124,14 @@ def test_earlier_runs_of_the_same_question_come_newest_first(tmp_path: Path) -> 
     assert [run.run_id[:8] for run in runs.earlier(tmp_path, asked)] == ["20260103", "20260101"]
 
 
-def test_an_unwritable_home_is_one_sentence_with_a_hint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", ["file", "/proc/nothing"])
+def test_an_unwritable_home_is_one_sentence_with_a_hint(tmp_path: Path, home: str) -> None:
     (tmp_path / "file").write_text("")
     plan = tmp_path / "plan.jsonl"
     plan.write_text(PLAN)
     run = Run(run_id="r1", kind="eval", status="running")
     with pytest.raises(StoreError, match="cannot be written") as caught:
-        runs.create(tmp_path / "file", run, plan)
+        runs.create(tmp_path / home, run, plan)
     assert "BENCH_HOME" in caught.value.hint
 
 
