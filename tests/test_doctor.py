@@ -281,3 +281,11 @@ def test_antlr_must_be_the_one_of_lm_eval(site: Path, antlr: str, levels: list[s
     distribution(site, "lm-eval", "0.4.13")
     distribution(site, "antlr4-python3-runtime", antlr)
     assert [found.level for found in packages.antlr()] == levels
+
+
+def test_a_light_install_is_told_how_to_get_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_HF", ("torch", "no_such_transformers"))
+    (finding,) = packages.hf()
+    assert finding.level == "warn"
+    assert "no_such_transformers" in finding.text
+    assert "tunebench[hf]" in finding.hint

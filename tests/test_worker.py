@@ -107,8 +107,12 @@ def _worker_pid(folder: Path) -> int:
 
 def test_an_engine_that_raises_ends_with_its_last_line(tmp_path: Path) -> None:
     a = write_requests(tmp_path / "a", ["x"])
-    with pytest.raises(WorkerError, match="ModuleNotFoundError: No module named 'nowhere'"):
+    missing = "ModuleNotFoundError: No module named 'nowhere'"
+    with pytest.raises(WorkerError, match=missing) as caught:
         events(job(a, answers="nowhere:nothing"), tmp_path / "log")
+    assert caught.value.cause == "import_error"
+    assert "pip install" in caught.value.hint
+    assert str(tmp_path / "log") in caught.value.hint
 
 
 def test_a_full_disk_keeps_what_was_answered_and_the_run_goes_on(
