@@ -11,11 +11,10 @@ import typer
 from harness.cli import output
 from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
-from harness.types import JSON, to_json
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
-    from harness.types import Run
+    from harness.types import JSON, Run
 
 RunId = Annotated[str, typer.Argument(help="Run id, or its unique beginning or end.")]
 Task = Annotated[str | None, typer.Option("--task", "-t", help="One task, or task:variant.")]
@@ -117,6 +116,7 @@ def list_runs(
 def show(run: RunId, as_json: AsJSON = False, home: Home = None) -> None:
     """What a run was asked, how it ended, its measures and the end of its log."""
     from harness import runs
+    from harness.types import to_json
 
     place = runs.home_folder(home)
     found = runs.find(place, run)
@@ -245,6 +245,8 @@ def _comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list
 
 
 def _described(run: Run, folder: Path) -> str:
+    from harness.types import to_json
+
     known = {name: value for name, value in to_json(run).items() if value not in ("", {})}
     fields = {**known, "folder": str(folder)}
     width = max(map(len, fields))

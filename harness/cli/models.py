@@ -10,11 +10,11 @@ import typer
 from harness.cli import output
 from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
-from harness.types import JSON, ModelSpec, to_json
 
 if TYPE_CHECKING:
     from harness.finding import Finding
     from harness.models import Registered
+    from harness.types import JSON, ModelSpec
 
 Name = Annotated[str, typer.Argument(help="Name in the registry.", show_default=False)]
 Settings = Annotated[
@@ -80,6 +80,7 @@ def _about(found: Registered, name: str) -> JSON:
 def _described(spec: ModelSpec) -> JSON:
     """The model as it is on this machine; the hub is not asked."""
     from harness import models
+    from harness.types import to_json
 
     try:
         here = models.resolve_local(spec)

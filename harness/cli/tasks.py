@@ -9,13 +9,13 @@ import typer
 
 from harness.cli import output
 from harness.cli.options import AsJSON, DataRoot, Format, Home
-from harness.types import JSON, Prompt, to_json
 
 if TYPE_CHECKING:
     from harness.engines.base import Tokenized
     from harness.questions import Questions
     from harness.task import Task
     from harness.task_check import GoldCheck
+    from harness.types import JSON, Prompt
 
 Offline = Annotated[
     bool, typer.Option("--offline-sample", help="Take the few questions that ship with the task.")
@@ -71,6 +71,7 @@ def show(
 ) -> None:
     """The protocol of a task, where its data is, its fingerprint, and the first prompt in full."""
     from harness import questions, registry
+    from harness.types import to_json
 
     asked = questions.questions(
         registry.task(task), data_root=data_root, shots=shots, chat=chat, offline=offline_sample
@@ -118,6 +119,8 @@ def check(
 
 
 def _about(asked: Questions) -> JSON:
+    from harness.types import to_json
+
     task = asked.task
     plan_parts, protocol = _fingerprint(asked)
     groups = {sample.group for sample in asked.samples} - {""}
