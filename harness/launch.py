@@ -14,7 +14,20 @@ from pathlib import Path
 
 from harness.errors import WorkerError
 
-PACKAGES = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+
+# Runs a module of our package under an interpreter that does not have it: folder, module, arguments.
+_BORROW = """
+import importlib.util, runpy, sys
+_, folder, module, *arguments = sys.argv
+spec = importlib.util.spec_from_file_location(
+    "harness", folder + "/__init__.py", submodule_search_locations=[folder]
+)
+sys.modules["harness"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["harness"])
+sys.argv = [module, *arguments]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 
 # What a log says about an exception, most telling first: pattern → cause label.
 _CAUSES = (
@@ -37,23 +50,27 @@ class Ending:
 def start(
     module: str, arguments: Sequence[str], *, log: Path, python: str = "", hold: Sequence[int] = ()
 ) -> subprocess.Popen[str]:
-    """Run `python -m module arguments…` in a session of its own.
+    """Run `python -m module arguments…` in a session of its own, by default with this interpreter.
 
     stdout is a pipe of lines, stderr goes to the end of `log`. The child must end when its stdin
     closes, so that it never outlives a parent that was killed. hold: descriptors it inherits.
     """
     environment = dict(os.environ)
-    # The child may run under another interpreter, which finds our packages by this path alone.
-    paths = [str(PACKAGES), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if python:
+        # Only our own package may be seen from there: the other packages beside it are those of
+        # another environment, often in versions that do not fit.
+        command = [python, "-c", _BORROW, str(PACKAGE), module, *arguments]
+    else:
+        command = [sys.executable, "-m", module, *arguments]
+        paths = [str(PACKAGE.parent), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     # OpenMP threads that spin while they wait starve each other as soon as anything else runs on
     # the machine: twenty times slower was seen with two busy neighbours, and no loss alone.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    interpreter = python or sys.executable
     try:
         with log.open("ab") as stderr:
             return subprocess.Popen(
-                [interpreter, "-m", module, *arguments],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -65,7 +82,7 @@ def start(
             )
     except (FileNotFoundError, PermissionError) as error:
         raise WorkerError(
-            f"the interpreter `{interpreter}` cannot be started: {error.strerror}",
+            f"the interpreter `{command[0]}` cannot be started: {error.strerror}",
             "give `--set python=PATH` the python of an environment that has the engine",
             cause="import_error",
         ) from error

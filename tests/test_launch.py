@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
 
 from harness.errors import WorkerError
+from harness.infer import inspect_requests
 from harness.launch import ended_on_exit, explain, last_lines, start
+from harness.types import ModelSpec, Request
+
+QUESTION = Request(id="q", kind="generate", prompt="?")
 
 
 @pytest.fixture
@@ -90,3 +96,17 @@ def test_the_child_uses_the_interpreter_it_is_told(tmp_path: Path) -> None:
     with ended_on_exit(child):
         assert child.stdout is not None
         assert "Zen" in child.stdout.readline()
+
+
+def test_another_interpreter_gets_our_package_and_nothing_beside_it(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    other = str(tmp_path / "venv" / "bin" / "python")
+    job = {"model": {"name": "m", "path": "m"}, "engine": "mock", "settings": {}, "runs": []}
+    job |= {"tokenize_only": True}
+    child = start("harness.engines.worker", [json.dumps(job)], log=tmp_path / "log", python=other)
+    with ended_on_exit(child):
+        assert child.wait(timeout=30) == 0, (tmp_path / "log").read_text()
+    model = ModelSpec(name="m", path="m")
+    with pytest.raises(WorkerError, match="No module named 'tokenizers'") as caught:
+        inspect_requests(model, [QUESTION], "hf", {"python": other})
+    assert caught.value.cause == "import_error"
