@@ -16,7 +16,7 @@ from harness.errors import WorkerError
 
 PACKAGE = Path(__file__).resolve().parent
 
-# Runs a module of our package under an interpreter that does not have it: folder, module, arguments.
+# Runs one of our modules under an interpreter that does not have them: folder, module, arguments.
 _BORROW = """
 import importlib.util, runpy, sys
 _, folder, module, *arguments = sys.argv
