@@ -30,11 +30,11 @@ models_app = typer.Typer(
 
 
 @models_app.command("list")
-def list_models(format: Format = "table", home: Home = None) -> None:
+def list_models(format: Format = "table", as_json: AsJSON = False, home: Home = None) -> None:
     """Every checkpoint of the registry; `here` says whether it is on this machine."""
     from harness import models
 
-    output.known_format(format)
+    format = output.known_format("json" if as_json else format)
     folder = _home(home)
     book = models.entries(folder)
     rows = []
