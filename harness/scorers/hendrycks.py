@@ -1,98 +1,11 @@
-"""Graders: pure functions from (sample, completion) to a Score, each one a frozen value.
-
-They give the verdicts of lm-evaluation-harness 0.4.13 on every input, its oddities included, since
-a number that is compared with a published one must be graded like it.
-"""
+"""MATH as lm-evaluation-harness 0.4.13 grades it: equal strings after a LaTeX clean-up."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
-from harness.errors import UsageError, did_you_mean
-from harness.task import Scorer
 from harness.types import Completion, Sample, Score
-
-_IGNORED = tuple(re.compile(p) for p in (",", r"\$", r"(?s).*#### ", r"\.$"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberMatch:
-    """Compares one number found by `pattern` (the first or the last match) with the target's.
-
-    Both sides lose commas, dollar signs, everything up to `#### ` and a final period, in that
-    order, as in the `regexes_to_ignore` of lm-eval's gsm8k 3.0.
-    """
-
-    name: str
-    metric: str
-    pattern: re.Pattern[str]
-    last: bool = False
-    version: int = 1
-
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
-        found = self._find(completion.text)
-        reference = _bare_number(sample.target)
-        answer = None if found is None else _bare_number(found)
-        return Score(
-            value=float(answer is not None and answer == reference),
-            answer=answer,
-            grader=self.name,
-            version=self.version,
-            explanation=f"read {answer!r}, expected {reference!r}",
-        )
-
-    def _find(self, text: str) -> str | None:
-        if not self.last:
-            match = self.pattern.search(text)
-            return match[match.re.groups] if match else None
-        found = None
-        for match in self.pattern.finditer(text):
-            found = match[0]
-        return found
-
-
-def _bare_number(text: str) -> str:
-    for pattern in _IGNORED:
-        text = pattern.sub("", text)
-    return text.lower()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceMatch:
-    """The likeliest choice; the first of equals wins.
-
-    by_length: each sum of log-probabilities is divided by the characters of its choice first,
-    the delimiter not counted.
-    """
-
-    name: str
-    metric: str
-    by_length: bool = False
-    version: int = 1
-
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
-        ranked = sorted(
-            zip(sample.choices, completion.choice_logprobs, strict=True),
-            key=lambda pair: -self._weight(*pair),
-        )
-        chosen, logprob = ranked[0]
-        explanation = f"{chosen!r} at {logprob:.3f} nats"
-        if len(ranked) > 1:
-            explanation += f", next {ranked[1][0]!r} at {ranked[1][1]:.3f}"
-        return Score(
-            value=float(chosen == sample.target),
-            answer=chosen,
-            grader=self.name,
-            version=self.version,
-            explanation=explanation,
-        )
-
-    def _weight(self, choice: str, logprob: float) -> float:
-        if not self.by_length:
-            return logprob
-        return logprob / len(choice) if choice else -math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +13,18 @@ class HendrycksMatch:
     """Compares the text between the first and the last `$` (else the whole output) as LaTeX.
 
     The target is the boxed answer. Both sides are normalised as strings; where one of them cannot
-    be normalised, only equal strings count (lm-eval 0.4.13 hendrycks_math 1.0).
+    be normalised, only equal strings count (lm-eval 0.4.13 hendrycks_math 1.0). boxed: what stands
+    in the last box, if there is one, is the answer (lm-eval's aime24 and aime25 0.0).
     """
 
     name: str = "hendrycks"
     metric: str = "exact_match"
+    boxed: bool = False
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
-        answer = between_dollars(completion.text)
+        boxed = last_boxed(completion.text) if self.boxed else None
+        answer = between_dollars(completion.text) if boxed is None else boxed
         return Score(
             value=float(same_latex(answer, sample.target)),
             answer=answer if answer.strip() else None,
@@ -199,7 +115,7 @@ def _normal_latex(text: str) -> str | None:
     if _ROOT_OF_NOTHING.search(text):
         return None
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", text).replace(" ", "")
-    braced = _brace_fractions(text)
+    braced = brace_fractions(text)
     return None if braced is None else _as_fraction(braced)
 
 
@@ -209,7 +125,7 @@ def _replace(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     return text
 
 
-def _brace_fractions(text: str) -> str | None:
+def brace_fractions(text: str) -> str | None:
     r"""`\frac12` as `\frac{1}{2}`; the text itself where an argument is missing, None for `\frac`
     that nothing follows. The first defect from the left decides."""
     head, *pieces = text.split("\\frac")
@@ -242,38 +158,5 @@ def _as_fraction(text: str) -> str | None:
     return f"\\frac{{{above}}}{{{below}}}" if text == f"{above}/{below}" else text
 
 
-GSM8K_STRICT = NumberMatch(
-    name="gsm8k_strict", metric="strict_match", pattern=re.compile(r"#### (-?[0-9.,]+)")
-)
-GSM8K_FLEXIBLE = NumberMatch(
-    name="gsm8k_flexible",
-    metric="flexible_extract",
-    pattern=re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+"),
-    last=True,
-)
-CHOICE = ChoiceMatch(name="choice", metric="acc")
-CHOICE_NORM = ChoiceMatch(name="choice_norm", metric="acc_norm", by_length=True)
 HENDRYCKS = HendrycksMatch()
-
-GRADERS: dict[str, Scorer] = {
-    scorer.name: scorer for scorer in (GSM8K_STRICT, GSM8K_FLEXIBLE, HENDRYCKS)
-}
-
-
-def grade(name: str, output: str, target: str) -> Score:
-    """What the named text grader gives to one output.
-
-    Raises UsageError for a name that is not in GRADERS.
-
-    >>> grade("gsm8k_strict", "3 * 6 = 18\\n#### 18", "... #### 18").value
-    1.0
-    >>> grade("gsm8k_flexible", "about $1,050.", "#### 1050").answer
-    '1050'
-    """
-    if name not in GRADERS:
-        known = ", ".join(f"`{known}`" for known in GRADERS)
-        raise UsageError(
-            f"unknown grader `{name}`", did_you_mean(name, GRADERS, f"there are {known}")
-        )
-    completion = Completion(request_id="", text=output, finish_reason="stop", prompt_tokens=0)
-    return GRADERS[name](Sample(id="", input="", target=target), completion)
+AIME = HendrycksMatch(name="aime", boxed=True)

@@ -1,0 +1,236 @@
+r"""The letter of a multiple-choice answer, read from free text.
+
+What is said outright comes first: `\boxed{B}`, "the answer is (B)", "C is correct", "I choose D";
+of several such statements the last one counts, and one that names two letters cannot be read.
+Then an answer that begins with its letter (`B. Mitosis`), ends with it on a line of its own, or
+holds one letter in brackets. An A counts only where it cannot be the article.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.scorers.thinking import visible_answer
+from harness.types import Completion, Sample, Score
+
+_LETTERS = "ABCD"
+# Statements stand at the end; the rest of a longer text is not read.
+_READ = 20_000
+
+_DECORATION = re.compile(
+    r"\\(?:text|mathrm|mathbf|textbf|rm)\s*\{([^{}]{0,80})\}|[*_`$]+|\\[(\[)\]]|<[/a-z]{1,8}>"
+)
+_NOUN = r"(?:answer|ans|option|choice|alternative|letter|response|solution|conclusion)"
+# What may stand between "the answer" and its letter.
+_LINK = (
+    r"(?:\s+(?:is|are|would\s+be|must\s+be|should\s+be|will\s+be|here\s+is"
+    r"|(?:to|for|of|in|among)\s+[^.\n]{1,60}?\s+is)\b[\s:]*|\s*[:=–—-]+\s*|(?<=ans)\s*\.\s*(?:is\b\s*)?"
+    r"|(?:(?<=ans)|(?<=answer))[\s.:]{1,3}(?=[(\[]?[a-z][.):\]]))"
+)
+_FILLER = (
+    r"(?:(?:therefore|thus|hence|clearly|indeed|most\s+likely|probably|actually|simply|the"
+    r"|correct|best|option|choice|letter|answer|number)[\s,:]+){0,4}"
+)
+_OPEN, _CLOSE = r"[(\[{\"'“‘]{0,3}", r"[)\]}\"'”’]{0,3}"
+_VERB = (
+    r"(?:is|would\s+be|must\s+be|seems|appears\s+to\s+be)\s+(?:(?:the|most|clearly|therefore"
+    r"|also)\s+)*(?:correct|right|true|best|answer|appropriate|most\s+\w+\s+answer)"
+)
+_CHOOSE = r"\b(?:choose|chose|select|selected|pick|picked|go\s+(?:with|for)|opt\s+for|mark)\b"
+# In "vitamin D" and "hepatitis B" the letter is a name.
+_NAMED = (
+    r"(?:vitamin|hepatitis|type|group|class|grade|stage|factor|protein|influenza|complex"
+    r"|coenzyme|cyclosporin|penicillin|phase|plan|part|figure|table|point|person|patient|case)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Patterns:
+    boxed: re.Pattern[str]
+    stated: re.Pattern[str]
+    alone: re.Pattern[str]
+    begins: re.Pattern[str]
+    listed: re.Pattern[str]
+    option: re.Pattern[str]
+    bracketed: re.Pattern[str]
+    final: re.Pattern[str]
+
+
+@functools.lru_cache(maxsize=16)
+def _patterns(letters: str) -> _Patterns:
+    some = f"[{letters}{letters.lower()}]"
+    upper = f"[{letters}]"
+    # Not the start of a word, nor the article: "A patient", "a rise"; "A because" is a letter.
+    ends = r"(?!\w|['’]\w|-\S|\.(?-i:[a-z0-9]))"
+    joint = r"(?:because|since|i\.e|as|for|which|is|was|or|and|but|due|given|with)\b"
+    word_after = rf"(?![ \t]+(?!{joint})(?-i:[a-z]))"
+    letter = rf"(?:(?![Aa]){some}{ends}|[Aa]{ends}{word_after})"
+
+    def said(one: str, two: str) -> str:
+        """A letter as group `one`; group `two` where another one follows it."""
+        second = rf"\s*(?:,|/|&|or|and)+\s*(?:option\s+)?{_OPEN}(?-i:{upper})(?![\w'’]|\s+is\b)"
+        return rf"{_OPEN}(?P<{one}>{letter}){_CLOSE}(?P<{two}>{second})?"
+
+    after_noun = rf"\b{_NOUN}s?{_LINK}{_FILLER}{said('one', 'two')}"
+    before_verb = (
+        rf"(?<![\w'’]){_OPEN}(?P<three>{upper}){_CLOSE}(?:\s*[.:][^.\n]{{1,80}}?)?\s+{_VERB}"
+    )
+    chosen = rf"{_CHOOSE}\s+{_FILLER}{said('four', 'five')}"
+    return _Patterns(
+        boxed=re.compile(rf"(?i:\\boxed\s*\{{\s*{_OPEN}({letter}))"),
+        stated=re.compile(rf"(?i:{after_noun})|{before_verb}|(?i:{chosen})"),
+        alone=re.compile(rf"\W*(?:(?i:option|choice)\s+)?({some})\W*"),
+        begins=re.compile(rf"[\s(\[\"']*({upper})(?:[)\]]+[.:,]?|[.:]|\s+[-–—])(?=\s|$)"),
+        listed=re.compile(rf"(?<![\w'’.-])({upper})(?:[).:]|\s+[-–—])\s"),
+        option=re.compile(rf"\b(?:[Oo]ption|[Cc]hoice)\s+{_OPEN}({upper})(?![\w'’])"),
+        bracketed=re.compile(rf"\(({some})\)"),
+        final=re.compile(rf"(?<![\w'’.-])({upper})[\s.)\]\"'!]{{0,8}}\Z"),
+    )
+
+
+def letter_in(text: str, letters: str = _LETTERS) -> str | None:
+    r"""The letter that a text answers with, None where it says none or more than one.
+
+    >>> [letter_in(t) for t in ("The answer is (B).", "**C** is right.", r"\boxed{D}", "B. Liver")]
+    ['B', 'C', 'D', 'B']
+    >>> [letter_in(t) for t in ("A patient comes in.", "The answer is A or B.", "It is vitamin D")]
+    [None, None, None]
+    """
+    pattern = _patterns(letters)
+    text = text[-_READ:].strip()
+    if boxed := pattern.boxed.findall(_DECORATION.sub(_undecorated, text)):
+        return str(boxed[-1]).upper()
+    text = _DECORATION.sub(_undecorated, text).strip()
+    if alone := pattern.alone.fullmatch(text):
+        return alone[1].upper()
+    stated = list(_statements(pattern.stated, text))
+    return stated[-1] if stated else _unstated(pattern, text)
+
+
+def _undecorated(match: re.Match[str]) -> str:
+    return match[1] or ""
+
+
+def _statements(stated: re.Pattern[str], text: str) -> Iterator[str | None]:
+    for match in stated.finditer(text):
+        both = match["two"] or match["five"]
+        letter = match["one"] or match["three"] or match["four"]
+        yield None if both else letter.upper()
+
+
+def _unstated(pattern: _Patterns, text: str) -> str | None:
+    """The letter of an answer that does not introduce it."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    begun = [match[1] for line in lines if (match := pattern.begins.match(line))]
+    named_first = {*pattern.listed.findall(lines[0]), *pattern.bracketed.findall(lines[0].upper())}
+    if len({*begun, *named_first}) == 1 and pattern.begins.match(lines[0]):
+        return begun[0]
+    for line in (lines[-1], lines[0]):
+        if alone := pattern.alone.fullmatch(line):
+            return alone[1].upper()
+    listed = [*begun, *pattern.listed.findall(text)] if begun else []
+    for found in (pattern.option.findall(text), pattern.bracketed.findall(text), listed):
+        if found:
+            named = {letter.upper() for letter in found}
+            return named.pop() if len(named) == 1 else None
+    final = pattern.final.search(text)
+    return None if final is None or _is_a_name(text[: final.start()]) else final[1]
+
+
+def _is_a_name(before: str) -> bool:
+    return re.search(rf"(?i)\b{_NAMED}\s+\Z", before[-40:]) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FreeChoice:
+    """Compares the letter read from free text with the target; thinking text is not read."""
+
+    name: str = "choice_text"
+    metric: str = "choice_match"
+    version: int = 1
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        text = visible_answer(sample, completion)
+        letters = "".join(choice for choice in sample.choices if len(choice) == 1) or _LETTERS
+        answer = None if text is None else letter_in(text, letters)
+        return Score(
+            value=float(answer is not None and answer == sample.target.strip().upper()),
+            answer=answer,
+            grader=self.name,
+            version=self.version,
+            explanation=f"read {answer}, expected {sample.target}",
+        )
+
+
+_CS336_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^([ABCD])$",
+        r"\b([ABCD])\b",
+        r"ANSWER[:： ]*([ABCD])",
+        r"OPTION[:： ]*([ABCD])",
+        r"CHOICE[:： ]*([ABCD])",
+        r"\(([ABCD])\)",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cs336Choice:
+    """The first of six patterns in the upper-cased text, as the CS336 lineage reads MMLU.
+
+    The second one takes the article "a" of any sentence for the letter A.
+    """
+
+    name: str = "cs336_mmlu"
+    metric: str = "exact_match"
+    version: int = 1
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        text = completion.text.upper().strip()
+        found = (match for pattern in _CS336_PATTERNS if (match := pattern.search(text)))
+        match = next(found, None)
+        answer = match[1] if match else None
+        return Score(
+            value=float(answer is not None and answer == sample.target),
+            answer=answer,
+            grader=self.name,
+            version=self.version,
+            explanation=f"read {answer}, expected {sample.target}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLine:
+    """The first line against the letter, case and punctuation aside (lm-eval mmlu_generative 3)."""
+
+    name: str = "first_line"
+    metric: str = "exact_match"
+    version: int = 1
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        answer = completion.text.split("\n", 1)[0].strip()
+        return Score(
+            value=float(_bare(answer) == _bare(sample.target)),
+            answer=answer or None,
+            grader=self.name,
+            version=self.version,
+            explanation=f"expected {sample.target}",
+        )
+
+
+_PUNCTUATION = str.maketrans("", "", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+def _bare(text: str) -> str:
+    return text.lower().translate(_PUNCTUATION)
+
+
+CHOICE_TEXT = FreeChoice()
+CS336_MMLU = Cs336Choice()
+FIRST_LINE = FirstLine()

@@ -1,0 +1,69 @@
+"""GSM8K as lm-evaluation-harness 0.4.13 grades it: one number, strictly or flexibly found."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.types import Completion, Sample, Score
+
+_IGNORED = tuple(re.compile(p) for p in (",", r"\$", r"(?s).*#### ", r"\.$"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberMatch:
+    """Compares one number found by `pattern` (the first or the last match) with the target's.
+
+    Both sides lose commas, dollar signs, everything up to `#### ` and a final period, in that
+    order, as in the `regexes_to_ignore` of lm-eval's gsm8k 3.0.
+    """
+
+    name: str
+    metric: str
+    pattern: re.Pattern[str]
+    last: bool = False
+    version: int = 1
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        found = self._find(completion.text)
+        reference = _bare_number(sample.target)
+        answer = None if found is None else _bare_number(found)
+        return Score(
+            value=float(answer is not None and answer == reference),
+            answer=answer,
+            grader=self.name,
+            version=self.version,
+            explanation=f"read {answer!r}, expected {reference!r}",
+        )
+
+    def _find(self, text: str) -> str | None:
+        if not self.last:
+            match = self.pattern.search(text)
+            return match[match.re.groups] if match else None
+        found = None
+        for match in self.pattern.finditer(text):
+            found = match[0]
+        return found
+
+
+def _bare_number(text: str) -> str:
+    for pattern in _IGNORED:
+        text = pattern.sub("", text)
+    return text.lower()
+
+
+GSM8K_STRICT = NumberMatch(
+    name="gsm8k_strict", metric="strict_match", pattern=re.compile(r"#### (-?[0-9.,]+)")
+)
+# The character behind the number is part of the pattern: without one, its last digit is lost.
+GSM8K_COT_STRICT = NumberMatch(
+    name="gsm8k_cot_strict",
+    metric="strict_match",
+    pattern=re.compile(r"The answer is (-?[0-9.,]+)."),
+)
+GSM8K_FLEXIBLE = NumberMatch(
+    name="gsm8k_flexible",
+    metric="flexible_extract",
+    pattern=re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+"),
+    last=True,
+)
