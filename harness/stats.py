@@ -53,14 +53,116 @@ def wilson(successes: int, n: int, z: float = Z95) -> Interval:
     >>> round(interval.low, 3), round(interval.high, 3)
     (0.501, 0.759)
     """
-    share = successes / n
+    return _wilson(successes / n, n, z)
+
+
+def _wilson(share: float, n: float, z: float = Z95) -> Interval:
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     centre = share + z * z / (2 * n)
     scale = 1 + z * z / n
-    # At 0 and at n the exact bound is 0 or 1, which rounding would miss by 1e-17.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == n else (centre + spread) / scale
+    # At 0 and 1 one exact bound is 0 or 1, which rounding would miss by 1e-17.
+    low = 0.0 if share == 0 else (centre - spread) / scale
+    high = 1.0 if share == 1 else (centre + spread) / scale
     return Interval(low=low, high=high)
+
+
+def wilson_clustered(share: float, stderr: float, clusters: int, n: int) -> Interval:
+    """Wilson's interval for a share of n answers that hang together in clusters.
+
+    The n of independent answers that would have the same `stderr` takes the place of n (Korn and
+    Graubard 1998), and is never below the number of clusters nor above n. Unlike the normal
+    interval it stays inside 0..1 and keeps a width when every answer is right.
+
+    >>> interval = wilson_clustered(0.5, stderr=0.1, clusters=10, n=160)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (0.318, 0.682)
+    """
+    spread = share * (1 - share)
+    effective = n if stderr**2 * n <= spread else spread / stderr**2
+    if spread < 1e-12:
+        effective = clusters
+    return _wilson(share, max(clusters, effective))
+
+
+def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """Standard error of the mean of values that hang together in clusters.
+
+    The sandwich estimator over cluster sums (Liang and Zeger 1986), times g / (g - 1) for g
+    clusters: with one value a cluster it is `mean_stderr`'s. One cluster alone tells nothing: 0.
+
+    >>> clustered_stderr([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"])
+    0.5
+    >>> clustered_stderr([0.0, 1.0, 1.0, 1.0], ["a", "b", "c", "d"])
+    0.25
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    sums: dict[str, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    if len(sums) == 1:
+        return 0.0
+    squares = math.fsum(total**2 for total in sums.values())
+    return math.sqrt(squares * len(sums) / (len(sums) - 1)) / n
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that k of the n completions, drawn without replacement, hold a correct one.
+
+    1 - C(n - correct, k) / C(n, k), Chen et al. 2021 (arXiv 2107.03374), as a product so that it
+    does not overflow. Raises ValueError if k > n.
+
+    >>> pass_at_k(n=2, correct=1, k=1)
+    0.5
+    >>> round(pass_at_k(n=16, correct=4, k=8), 6)
+    0.961538
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be from 1 to n, not {k} of {n}")
+    if n - correct < k:
+        return 1.0
+    return 1.0 - math.prod((n - correct - i) / (n - i) for i in range(k))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One part of a standard error, and the 95 % interval of that part itself."""
+
+    stderr: float
+    interval: Interval
+
+
+def split_variance(questions: Sequence[Sequence[float]]) -> tuple[Component, Component]:
+    """The standard error of a mean over questions, split in (sampling, question) parts.
+
+    questions: the scores of two or more completions of each of two or more questions. The squares
+    of both parts add up to that of the whole (Miller 2024, arXiv 2411.00640): the sampling part is
+    what more completions would shrink, the question part what only more questions would. Where
+    chance made the latter negative it is 0.
+
+    >>> sampling, question = split_variance([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    >>> round(sampling.stderr, 4), round(question.stderr, 4)
+    (0.1667, 0.2357)
+    """
+    n = len(questions)
+    within = [mean_stderr(scores)[1] ** 2 for scores in questions]
+    means = [math.fsum(scores) / len(scores) for scores in questions]
+    centre = math.fsum(means) / n
+    whole = [(mean - centre) ** 2 * n / (n - 1) for mean in means]
+    between = [total - inner for total, inner in zip(whole, within, strict=True)]
+    return _component(within), _component(between)
+
+
+def _component(contributions: Sequence[float]) -> Component:
+    """The root of the mean contribution over n, with the interval of that mean carried over."""
+    mean, stderr = mean_stderr(contributions)
+    n = len(contributions)
+
+    def root(variance: float) -> float:
+        return math.sqrt(max(0.0, variance) / n)
+
+    interval = Interval(low=root(mean - Z95 * stderr), high=root(mean + Z95 * stderr))
+    return Component(stderr=root(mean), interval=interval)
 
 
 def normal_interval(mean: float, stderr: float, z: float = Z95) -> Interval:
@@ -164,13 +266,37 @@ def paired_bootstrap(
     if stderr < 1e-12:
         return PairedTest(delta=delta, interval=Interval(low=delta, high=delta), p=least_p)
     count = resamples or max(1_000, min(10_000, _DRAWS // n))
-    choices = random.Random(seed).choices
-    means = sorted(sum(choices(differences, k=n)) / n for _ in range(count))
+    means = _resampled_means(differences, seed, count)
     # Means that tie with the data up to rounding count as being as far out.
     distance = abs(delta) - 1e-12
     farther = sum(abs(mean - delta) >= distance for mean in means)
     p = max((1 + farther) / (1 + count), least_p)
     return PairedTest(delta=delta, interval=_bca(means, differences, delta), p=p)
+
+
+_LARGE = 1_000
+"""From here on the bootstrap of a mean and the normal interval are the same to the eye."""
+
+
+def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 2_000) -> Interval:
+    """95 % interval of the mean of graded scores: BCa bootstrap, the same for a seed.
+
+    Normal from 1,000 values on, where the two no longer differ. No width for equal values.
+
+    >>> interval = mean_interval([0.1, 0.4, 0.5, 0.9, 1.0, 0.7, 0.2, 0.3])
+    >>> round(interval.low, 2), round(interval.high, 2)
+    (0.31, 0.75)
+    """
+    mean, stderr = mean_stderr(values)
+    if len(values) >= _LARGE or stderr < 1e-12:
+        return normal_interval(mean, stderr)
+    return _bca(_resampled_means(values, seed, resamples), values, mean)
+
+
+def _resampled_means(values: Sequence[float], seed: int, count: int) -> list[float]:
+    choices = random.Random(seed).choices
+    n = len(values)
+    return sorted(sum(choices(values, k=n)) / n for _ in range(count))
 
 
 def _bca(means: Sequence[float], values: Sequence[float], centre: float) -> Interval:

@@ -6,16 +6,21 @@ import random
 import pytest
 
 from harness.stats import (
+    clustered_stderr,
     detectable_difference,
     detectable_share_difference,
     holm,
     mcnemar_exact,
+    mean_interval,
     mean_stderr,
     normal_interval,
     paired_bootstrap,
     paired_share_interval,
     paired_shares,
+    pass_at_k,
+    split_variance,
     wilson,
+    wilson_clustered,
 )
 
 
@@ -162,3 +167,112 @@ def test_detectable_difference_shrinks_with_questions_and_with_agreement() -> No
 def test_no_difference_is_detectable_below_what_the_exact_test_can_call() -> None:
     assert detectable_share_difference(0, 0, 100) == 0.06
     assert detectable_difference(0.0, 40) == 0.15
+
+
+@pytest.mark.parametrize(
+    ("correct", "at_1", "at_4", "at_8", "at_16"),
+    [
+        (0, 0.0, 0.0, 0.0, 0.0),
+        (1, 0.0625, 0.25, 0.5, 1.0),
+        (4, 0.25, 0.7280219780219781, 0.9615384615384616, 1.0),
+        (13, 0.8125, 1.0, 1.0, 1.0),
+    ],
+)
+def test_pass_at_k_of_sixteen_gives_the_known_values(
+    correct: int, at_1: float, at_4: float, at_8: float, at_16: float
+) -> None:
+    found = [pass_at_k(16, correct, k) for k in (1, 4, 8, 16)]
+    assert found == pytest.approx([at_1, at_4, at_8, at_16], abs=1e-15)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_answer() -> None:
+    for n in range(1, 9):
+        for correct in range(n + 1):
+            for k in range(1, n + 1):
+                exact = 1 - math.comb(n - correct, k) / math.comb(n, k)
+                assert pass_at_k(n, correct, k) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_pass_at_k_refuses_more_draws_than_answers(k: int) -> None:
+    with pytest.raises(ValueError, match="from 1 to n"):
+        pass_at_k(4, 1, k)
+
+
+def test_clustered_error_of_copies_is_that_of_the_originals() -> None:
+    originals = [0.0, 1.0, 1.0, 0.5, 0.25]
+    copies = [value for value in originals for _ in range(7)]
+    clusters = [str(i) for i in range(5) for _ in range(7)]
+    assert clustered_stderr(copies, clusters) == pytest.approx(mean_stderr(originals)[1])
+
+
+def test_one_cluster_tells_nothing_about_others() -> None:
+    assert clustered_stderr([0.0, 1.0], ["a", "a"]) == 0.0
+
+
+def test_clustered_wilson_lies_between_clusters_and_answers() -> None:
+    independent = math.sqrt(0.3 * 0.7 / 160)
+    assert wilson_clustered(0.3, independent, 10, 160) == wilson(48, 160)
+    assert wilson_clustered(0.3, 0.0, 10, 160) == wilson(48, 160)
+    assert wilson_clustered(0.3, 1.0, 10, 160) == wilson(3, 10)
+    assert wilson_clustered(0.0, 0.0, 10, 160) == wilson(0, 10)
+    assert wilson_clustered(1.0, 0.0, 10, 160).low == wilson(10, 10).low
+
+
+def test_clustered_wilson_covers_the_truth_about_95_times_in_100() -> None:
+    generator = random.Random(7)
+    covered = 0
+    for _ in range(800):
+        chances = [generator.betavariate(0.6, 1.4) for _ in range(40)]
+        means = [sum(generator.random() < p for _ in range(8)) / 8 for p in chances]
+        interval = wilson_clustered(*mean_stderr(means), 40, 320)
+        covered += interval.low <= 0.3 <= interval.high
+    assert 740 <= covered <= 780
+
+
+def test_both_parts_of_the_variance_add_up() -> None:
+    generator = random.Random(2)
+    scores = [[float(generator.random() < p) for _ in range(6)] for p in (0.1, 0.4, 0.5, 0.9, 0.7)]
+    sampling, question = split_variance(scores)
+    whole = mean_stderr([sum(values) / 6 for values in scores])[1]
+    assert sampling.stderr**2 + question.stderr**2 == pytest.approx(whole**2)
+    assert sampling.interval.low <= sampling.stderr <= sampling.interval.high
+
+
+def test_answers_that_never_change_have_no_sampling_variance() -> None:
+    sampling, question = split_variance([[1.0] * 4, [0.0] * 4, [1.0] * 4])
+    assert sampling.stderr == sampling.interval.high == 0.0
+    assert question.stderr == pytest.approx(1 / 3)
+
+
+def test_equally_hard_questions_have_no_question_variance() -> None:
+    sampling, question = split_variance([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert question.stderr == 0.0
+    assert sampling.stderr == pytest.approx(math.sqrt(0.25 / 3))
+
+
+def test_parts_of_the_variance_are_found_again_on_average() -> None:
+    generator = random.Random(11)
+    within = between = 0.0
+    for _ in range(300):
+        chances = [generator.choice([0.2, 0.8]) for _ in range(20)]
+        scores = [[float(generator.random() < p) for _ in range(4)] for p in chances]
+        sampling, question = split_variance(scores)
+        within += sampling.stderr**2 / 300
+        between += question.stderr**2 / 300
+    assert within == pytest.approx(0.2 * 0.8 / 4 / 20, rel=0.05)
+    assert between == pytest.approx(0.09 / 20, rel=0.05)
+
+
+def test_bootstrap_interval_of_a_skewed_mean_leans_to_its_long_side() -> None:
+    values = [0.0] * 35 + [1.0, 0.9, 0.4, 0.2, 0.1]
+    interval = mean_interval(values)
+    mean, stderr = mean_stderr(values)
+    assert interval == mean_interval(values)
+    assert interval.high - mean > mean - interval.low
+    assert interval.low > normal_interval(mean, stderr).low
+
+
+def test_interval_of_many_graded_scores_is_normal_and_quick() -> None:
+    values = [i % 7 / 6 for i in range(14_042)]
+    assert mean_interval(values) == normal_interval(*mean_stderr(values))
