@@ -77,6 +77,9 @@ ONE_THREAD: Config = {"threads": 1}
 LOADING: Config = {**ONE_THREAD, "memory_limit": "100MB", "max_vacuum_tasks": 0}
 _ROW_GROUP_ROWS = 2048
 _ROW_GROUP_BYTES = 1 << 24
+_BUFFER_BYTES = 1 << 20
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def write_samples(folder: Path, rows: Iterable[JSON]) -> None:
@@ -90,11 +93,16 @@ def write_samples(folder: Path, rows: Iterable[JSON]) -> None:
     drafts = folder / ".samples.jsonl", folder / ".grades.jsonl"
     try:
         with runs.writing(folder):
-            with drafts[0].open("wb") as samples, drafts[1].open("wb") as grades:
+            with (
+                drafts[0].open("wb", buffering=_BUFFER_BYTES) as samples,
+                drafts[1].open("wb", buffering=_BUFFER_BYTES) as grades,
+            ):
                 longest = _write_lines(rows, samples, grades)
-            _to_parquet(drafts[0], SAMPLE_COLUMNS, folder / runs.SAMPLES, longest)
+            source = from_lines(drafts[0], SAMPLE_COLUMNS, longest)
+            to_parquet(f"SELECT * FROM {source}", folder / runs.SAMPLES, longest)
             if drafts[1].stat().st_size:
-                _to_parquet(drafts[1], GRADE_COLUMNS, folder / GRADES, longest)
+                source = from_lines(drafts[1], GRADE_COLUMNS, longest)
+                to_parquet(f"SELECT * FROM {source}", folder / GRADES, longest)
             else:
                 (folder / GRADES).unlink(missing_ok=True)
     finally:
@@ -106,27 +114,32 @@ def _write_lines(rows: Iterable[JSON], samples: BinaryIO, grades: BinaryIO) -> i
     """Length in bytes of the longest line."""
     longest = 0
     for row in rows:
-        longest = max(longest, _write_line(samples, row, SAMPLE_COLUMNS))
+        longest = max(longest, write_line(samples, row, SAMPLE_COLUMNS))
         for grade in row.get("grades", ()):
-            longest = max(longest, _write_line(grades, {**row, **grade}, GRADE_COLUMNS))
+            longest = max(longest, write_line(grades, {**row, **grade}, GRADE_COLUMNS))
     return longest
 
 
-def _write_line(file: BinaryIO, row: JSON, columns: dict[str, str]) -> int:
-    picked = {name: row[name] for name in columns}
-    line = json.dumps(picked, ensure_ascii=False).encode("utf-8", errors="replace")
-    return file.write(line + b"\n")
+def write_line(file: BinaryIO, row: JSON, columns: dict[str, str]) -> int:
+    """Append a row as JSON; its length in bytes."""
+    line = _encode({name: row[name] for name in columns}) + "\n"
+    return file.write(line.encode("utf-8", errors="replace"))
 
 
-def _to_parquet(lines: Path, columns: dict[str, str], target: Path, longest: int) -> None:
+def from_lines(lines: Path, columns: dict[str, str], longest: int) -> str:
+    """What to select from for the rows of a file of `write_line`."""
+    return _read_json(lines, columns, "newline_delimited", longest=max(longest, 1 << 20))
+
+
+def to_parquet(query: str, target: Path, longest: int) -> None:
+    """Replace `target` by the rows of a query; longest: bytes of the longest row, about."""
     draft = target.with_name(f".{target.name}")
-    source = _read_json(lines, columns, "newline_delimited", longest=max(longest, 1 << 20))
     group = max(1, min(_ROW_GROUP_ROWS, _ROW_GROUP_BYTES // max(longest, 1)))
     config: Config = {**ONE_THREAD, "temp_directory": str(target.parent / ".spill")}
     try:
         with duckdb.connect(config=config) as db:
             db.execute(
-                f"COPY (SELECT * FROM {source}) TO {quoted(draft)} "
+                f"COPY ({query}) TO {quoted(draft)} "
                 f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {group})"
             )
         with draft.open("rb") as file:

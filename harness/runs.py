@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,8 @@ COMPLETIONS = "completions.jsonl"
 SAMPLES = "samples.parquet"
 MEASURES = "measures.json"
 WORKER_LOG = "worker.log"
+
+_BUFFER_BYTES = 1 << 20
 
 
 def home_folder(home: str | Path | None = None) -> Path:
@@ -150,15 +152,16 @@ def earlier(home: Path, run: Run) -> Iterator[Run]:
                 yield other
 
 
-def create(home: Path, run: Run, requests: Path) -> int:
+def create(home: Path, run: Run, requests: Path, sidecars: Mapping[str, Path] | None = None) -> int:
     """A new run folder around a finished plan; returns its lock. The manifest is written last,
-    so that nobody sees a run that is neither held nor finished."""
+    so that nobody sees a run that is neither held nor finished. sidecars: further files by name."""
     folder = folder_of(home, run.run_id)
     with writing(folder):
         folder.mkdir(parents=True)
         held = lock(folder)
         assert held is not None, "a new folder has no other holder"
-        shutil.copyfile(requests, folder / REQUESTS)
+        for name, path in {REQUESTS: requests, **(sidecars or {})}.items():
+            shutil.copyfile(path, folder / name)
     write_manifest(home, run)
     return held
 
@@ -226,15 +229,15 @@ def read_requests(folder: Path) -> Iterator[JSON]:
 
 def _whole_lines(path: Path) -> Iterator[JSON]:
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb", buffering=_BUFFER_BYTES)
     except FileNotFoundError:
         return
     with file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                yield json.loads(line.decode())
             except ValueError as error:
                 raise StoreError(
                     f"`{path}` line {number} is not JSON: {error}",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import StoreError
-from harness.metrics import rates, summarise
-from harness.runs import MEASURES, read_completions, read_requests, write_atomically
+from harness.completions import Completions
+from harness.errors import BenchError, StoreError
+from harness.judgements import Judgements
+from harness.metrics import essence, rates, sampling_measures, summarise
+from harness.runs import MEASURES, read_requests, write_atomically
 from harness.store import write_samples
 from harness.task import Scorer, Task
 from harness.types import (
@@ -22,7 +25,6 @@ from harness.types import (
     Score,
     Scored,
     prompt_from_json,
-    sampling_from_json,
     to_json,
 )
 
@@ -38,114 +40,173 @@ class Graded:
     outputs_sha256: str
 
 
+class Tally:
+    """Sums over the completions of a run, in the order of its requests."""
+
+    def __init__(self) -> None:
+        self._outputs = hashlib.sha256()
+        self._n_samples = self._prompt_tokens = self._completion_tokens = 0
+
+    def add(self, completion: Completion) -> None:
+        if completion.index == 0:
+            self._n_samples += 1
+            self._prompt_tokens += completion.prompt_tokens
+        self._completion_tokens += completion.completion_tokens
+        seen = [completion.request_id, completion.index, completion.text]
+        # Log-probabilities differ in their last digits from machine to machine; choices do not.
+        best = max(completion.choice_logprobs, default=None)
+        chosen = completion.choice_logprobs.index(best) if best is not None else None
+        self._outputs.update(json.dumps([*seen, chosen]).encode())
+
+    def graded(self, measures: tuple[Measure, ...]) -> Graded:
+        return Graded(
+            measures=measures,
+            n_samples=self._n_samples,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            outputs_sha256=self._outputs.hexdigest(),
+        )
+
+
+class GraderError(RuntimeError):
+    """A grader raised: a bug of the grader, told with the sample, never a wrong answer."""
+
+
 def score(folder: Path, task: Task) -> Graded:
     """Grade every completion of a run folder; writes samples, grades and measures.
 
     Raises StoreError where a request has no completion: what is missing is never a zero.
+    Raises GraderError where a grader raises.
     """
-    grading = _Grading(task)
+    grading = _Grading(task, Judgements(folder, task) if task.judge else None)
     write_samples(folder, grading.rows(folder))
     measures = grading.measures()
+    write_measures(folder, measures)
+    return grading.tally.graded(measures)
+
+
+def write_measures(folder: Path, measures: tuple[Measure, ...]) -> None:
     text = json.dumps([to_json(measure) for measure in measures], indent=2, ensure_ascii=False)
     write_atomically(folder / MEASURES, text + "\n")
-    return Graded(
-        measures=measures,
-        n_samples=grading.n_samples,
-        prompt_tokens=grading.prompt_tokens,
-        completion_tokens=grading.completion_tokens,
-        outputs_sha256=grading.outputs.hexdigest(),
+
+
+def answers(folder: Path) -> Iterator[tuple[JSON, Sample, Completion]]:
+    """Each request of a run folder as planned, its sample, and each of its completions.
+
+    Raises StoreError where one is missing.
+    """
+    with Completions(folder) as completions:
+        for request in read_requests(folder):
+            sample = _sample(request)
+            for index in range((request.get("sampling") or {}).get("n", 1)):
+                completion = completions.find(sample.id, index)
+                if completion is None:
+                    raise StoreError(
+                        f"`{sample.id}` has no answer in {folder}", "repeat the eval command"
+                    )
+                yield request, sample, completion
+
+
+def graded(scorer: Scorer, sample: Sample, completion: Completion) -> Score:
+    """The grade; whatever a grader raises names the grader and the sample."""
+    try:
+        return scorer(sample, completion)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise GraderError(
+            f"grader `{scorer.name}` raised {type(error).__name__} on answer {completion.index} to"
+            f" `{sample.id}`: {error}"
+        ) from error
+
+
+def scored(sample: Sample, completion: Completion, grade: Score) -> Scored:
+    """What metrics need to know about a graded completion."""
+    return Scored(
+        sample_id=sample.id,
+        index=completion.index,
+        group=sample.group,
+        score=essence(grade),
+        truncated=completion.finish_reason == "length",
+        tags=sample.tags,
     )
 
 
 class _Grading:
     """Sums kept while the rows stream by; the rows themselves are never held."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, judgements: Judgements | None = None) -> None:
+        self.task, self.judgements = task, judgements
         self.scored: dict[str, list[Scored]] = {scorer.metric: [] for scorer in task.scorers}
-        self.outputs = hashlib.sha256()
-        self.n_samples = self.prompt_tokens = self.completion_tokens = 0
+        self.tally = Tally()
 
     def rows(self, folder: Path) -> Iterator[JSON]:
-        completions = {(c.request_id, c.index): c for c in read_completions(folder)}
-        for request in read_requests(folder):
-            sampling = request.get("sampling")
-            self.n_samples += 1
-            for index in range(sampling_from_json(sampling).n if sampling else 1):
-                completion = completions.get((request["id"], index))
-                if completion is None:
-                    raise StoreError(
-                        f"`{request['id']}` has no answer in {folder}", "repeat the eval command"
-                    )
-                yield self._row(request, completion)
+        for request, sample, completion in answers(folder):
+            yield self._row(request, sample, completion)
 
-    def _row(self, request: JSON, completion: Completion) -> JSON:
-        sample = _sample(request)
+    def _row(self, request: JSON, sample: Sample, completion: Completion) -> JSON:
         grades = [self._grade(scorer, sample, completion) for scorer in self.task.scorers]
-        self._count(completion)
+        self.tally.add(completion)
         first = grades[0]
         return {
             "sample_id": sample.id,
             "sample_index": completion.index,
             "group_name": sample.group,
-            "prompt": completion.prompt or _text(request),
+            "prompt": completion.prompt or prompt_text(request),
             "output": completion.text,
             "target": sample.target,
             "answer": first.answer,
-            "score": first.value,
+            "score": number(first.value),
             "parsed": first.parsed,
             "truncated": completion.finish_reason == "length",
             "finish_reason": completion.finish_reason,
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
-            "choice_logprobs": list(completion.choice_logprobs),
+            "choice_logprobs": completion.choice_logprobs,
             "grader": f"{first.grader}@{first.version}",
             "explanation": first.explanation,
             "grades": [
-                _grade_row(sample, completion, scorer, grade)
+                grade_row(sample, completion, scorer.metric, grade)
                 for scorer, grade in zip(self.task.scorers[1:], grades[1:], strict=True)
-            ],
+            ]
+            + (list(self.judgements.row(sample, completion, first)) if self.judgements else []),
         }
 
     def _grade(self, scorer: Scorer, sample: Sample, completion: Completion) -> Score:
-        grade = scorer(sample, completion)
-        self.scored[scorer.metric].append(
-            Scored(
-                sample_id=sample.id,
-                index=completion.index,
-                group=sample.group,
-                score=grade,
-                truncated=completion.finish_reason == "length",
-            )
-        )
+        read = self.judgements.reply(sample, completion.index) if self.judgements else completion
+        grade = graded(scorer, sample, read)
+        self.scored[scorer.metric].append(scored(sample, completion, grade))
         return grade
-
-    def _count(self, completion: Completion) -> None:
-        self.prompt_tokens += completion.prompt_tokens if completion.index == 0 else 0
-        self.completion_tokens += completion.completion_tokens
-        seen = [completion.request_id, completion.index, completion.text]
-        # Log-probabilities differ in their last digits from machine to machine; choices do not.
-        best = max(completion.choice_logprobs, default=None)
-        chosen = completion.choice_logprobs.index(best) if best is not None else None
-        self.outputs.update(json.dumps([*seen, chosen]).encode())
 
     def measures(self) -> tuple[Measure, ...]:
         found: list[Measure] = []
-        for metric, scored in self.scored.items():
-            found += summarise(metric, scored)
-        if self.task.kind == "generate":
-            found += rates(self.scored[self.task.scorers[0].metric])
+        primary = self.task.scorers[0].metric
+        for metric, items in self.scored.items():
+            found += summarise(metric, items, clustered=self.task.clustered)
+            if self.judgements is None:
+                found += sampling_measures("" if metric == primary else f"{metric}:", items)
+        if self.judgements is not None:
+            found += self.judgements.measures(self.scored[primary])
+        elif self.task.kind == "generate" or not all(i.score.parsed for i in self.scored[primary]):
+            # The likeliest choice can always be read, except by rules that may find none.
+            found += rates(self.scored[primary])
         return tuple(found)
 
 
-def _grade_row(sample: Sample, completion: Completion, scorer: Scorer, grade: Score) -> JSON:
+def number(value: float) -> float | None:
+    """A score as it is stored: null where the grader gave none."""
+    return None if math.isnan(value) else value
+
+
+def grade_row(sample: Sample, completion: Completion, metric: str, grade: Score) -> JSON:
+    """A row of grades.parquet."""
     return {
         "sample_id": sample.id,
         "sample_index": completion.index,
         "grader": grade.grader,
         "version": grade.version,
-        "metric": scorer.metric,
-        "score": grade.value,
+        "metric": metric,
+        "score": number(grade.value),
         "answer": grade.answer,
         "parsed": grade.parsed,
         "explanation": grade.explanation,
@@ -153,19 +214,22 @@ def _grade_row(sample: Sample, completion: Completion, scorer: Scorer, grade: Sc
 
 
 def _sample(request: JSON) -> Sample:
-    graded = request["sample"]
+    asked = request["sample"]
     return Sample(
         id=request["id"],
         input=prompt_from_json(request["prompt"]),
-        target=graded["target"],
-        choices=tuple(graded["choices"]),
-        group=graded["group"],
+        target=asked["target"],
+        choices=tuple(asked["choices"]),
+        group=asked["group"],
+        tags=tuple(asked.get("tags", ())),
     )
 
 
-def _text(request: JSON) -> str:
-    prompt = prompt_from_json(request["prompt"])
-    return prompt if isinstance(prompt, str) else "\n".join(map(_turn, prompt))
+def prompt_text(request: JSON) -> str:
+    prompt = request["prompt"]
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(_turn(Message(**message)) for message in prompt)
 
 
 def _turn(message: Message) -> str:
