@@ -317,8 +317,9 @@ def _require_known(task: str | None, found: Sequence[_Asked]) -> None:
 
 
 _SCORES = """
-WITH base AS (SELECT sample_id, avg(score) AS score FROM samples WHERE run_id = ? GROUP BY ALL),
-    tuned AS (SELECT sample_id, avg(score) AS score FROM samples WHERE run_id = ? GROUP BY ALL)
+WITH scored AS (SELECT run_id, sample_id, score FROM samples WHERE score IS NOT NULL),
+    base AS (SELECT sample_id, avg(score) AS score FROM scored WHERE run_id = ? GROUP BY ALL),
+    tuned AS (SELECT sample_id, avg(score) AS score FROM scored WHERE run_id = ? GROUP BY ALL)
 SELECT base.score, tuned.score, count(*)
 FROM base JOIN tuned USING (sample_id)
 GROUP BY ALL

@@ -16,6 +16,9 @@ from harness.types import JSON, ModelSpec, Request, to_json
 
 WORKER = "harness.engines.worker"
 
+# How requests are batched and where they are answered must not change a number.
+ONLY_SPEED = {"batch_size", "chunk_tokens", "python", "delay_s", "device"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

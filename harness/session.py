@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Protocol
 
 from harness import runs, store
+from harness.bridge.scoring import score_lm_eval
 from harness.errors import BenchError, UsageError, WorkerError
-from harness.infer import Job, infer
+from harness.infer import ONLY_SPEED, Job, infer
+from harness.judgements import write_appointed
+from harness.judging import ask_judge
+from harness.lm_eval_task import is_lm_eval
 from harness.plan import Plan, fingerprint
 from harness.provenance import provenance
-from harness.score import score
+from harness.score import GraderError, score
 from harness.task import Task
 from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 
@@ -27,9 +31,6 @@ from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 # starts eight evaluations at once wants eight.
 STARTED = runs.now()
 _FINISHED_HERE: set[str] = set()
-
-# How requests are batched and where they are answered must not change a number.
-_ONLY_SPEED = {"batch_size", "chunk_tokens", "python", "delay_s", "device"}
 
 
 class Listener(Protocol):
@@ -64,16 +65,21 @@ class Session:
         self.home, self.spec, self.engine, self.settings = home, spec, engine, settings
         self.seed, self.fresh, self.listener = seed, fresh, listener
         self.open: dict[str, tuple[Run, Task]] = {}
+        self.unjudged: list[str] = []
         self.locks: list[int] = []
         self.closed: dict[str, Run] = {}
         self.asked: tuple[str, ...] = ()
+        self.bugs: list[GraderError] = []
         self.begun = time.monotonic()
 
     def evaluate(self, plans: Sequence[Plan]) -> list[Run]:
         """One run for each plan, in order; failed ones too."""
         with self._stored() as stack:
             order = [self._begin(plan, stack) for plan in plans]
-            self._ask()
+            for plan, run_id in zip(plans, order, strict=True):
+                if plan.judge is not None and run_id in self.open:
+                    write_appointed(runs.folder_of(self.home, run_id), plan.judge)
+            self._work()
         return [self.closed[run_id] for run_id in order]
 
     def resume(self, run: Run, task: Task) -> Run:
@@ -83,7 +89,7 @@ class Session:
             if lock is None:
                 raise UsageError(f"`{run.run_id}` is being worked on by another process")
             self._hold(self._go_on(run), task, lock, stack)
-            self._ask()
+            self._work()
         return self.closed[run.run_id]
 
     @contextmanager
@@ -106,7 +112,8 @@ class Session:
                 lock = runs.lock(runs.folder_of(self.home, other.run_id))
                 if lock is not None:
                     return self._hold(self._go_on(other), plan.task, lock, stack)
-        return self._hold(asked, plan.task, runs.create(self.home, asked, plan.path), stack)
+        lock = runs.create(self.home, asked, plan.path, plan.sidecars)
+        return self._hold(asked, plan.task, lock, stack)
 
     def _hold(self, run: Run, task: Task, lock: int, stack: ExitStack) -> str:
         stack.callback(os.close, lock)
@@ -149,13 +156,13 @@ class Session:
             git_dirty=origin.git_dirty,
             packages=origin.packages,
             argv=origin.argv,
-            flags=("offline_sample",) if plan.offline else (),
+            flags=_flags(plan),
             key=self._key(plan),
         )
 
     def _key(self, plan: Plan) -> str:
         spec, task = self.spec, plan.task
-        settings = {k: v for k, v in self.settings.items() if k not in _ONLY_SPEED}
+        settings = {k: v for k, v in self.settings.items() if k not in ONLY_SPEED}
         greedy = task.kind != "generate" or task.sampling.temperature == 0
         return fingerprint(
             {
@@ -166,6 +173,17 @@ class Session:
                 "offline": plan.offline,
             }
         )
+
+    def _work(self) -> None:
+        """Ask the model, then the judges of its answers; bugs of graders are told at the end."""
+        try:
+            self._ask()
+            self._judge()
+        except KeyboardInterrupt:
+            self._close_all(WorkerError("interrupted by the user", cause="interrupted"))
+            raise
+        if self.bugs:
+            raise self.bugs[0]
 
     def _ask(self) -> None:
         """Start the worker for all open runs, if any, and follow its events to the end."""
@@ -185,10 +203,21 @@ class Session:
                 self._hear(event)
         except BenchError as error:
             self._report(error)
-            self._close_all(error)
-        except KeyboardInterrupt:
-            self._close_all(WorkerError("interrupted by the user", cause="interrupted"))
-            raise
+            for run_id in [run_id for run_id in self.open if run_id not in self.unjudged]:
+                self._close(run_id, error)
+
+    def _judge(self) -> None:
+        """Let judges read the answers that wait for it, now that the model's memory is free."""
+        if not self.unjudged:
+            return
+        waiting = {runs.folder_of(self.home, i): self.open[i][1] for i in self.unjudged}
+        told = self.listener.progress
+        for folder, error in ask_judge(self.home, waiting, hold=self.locks, tell=told).items():
+            if error is None:
+                self._score(folder.name)
+            else:
+                self._report(error)
+                self._close(folder.name, error)
 
     def _hear(self, event: JSON) -> None:
         """Take in one event of the worker (they are listed in `harness.engines.worker`)."""
@@ -226,26 +255,38 @@ class Session:
     def _record_stats(self, stats: JSON) -> None:
         """The engine counts over all runs of the session; each of them keeps those counts."""
         for run_id in self.asked:
-            run = self.closed[run_id]
+            waits = run_id in self.open
+            run = self.open[run_id][0] if waits else self.closed[run_id]
             merged = replace(run, engine_stats={**run.engine_stats, "session": stats})
-            self.closed[run_id] = runs.write_manifest(self.home, merged)
+            if waits:
+                self._update(merged, self.open[run_id][1])
+            else:
+                self.closed[run_id] = runs.write_manifest(self.home, merged)
 
     def _update(self, run: Run, task: Task) -> None:
         self.open[run.run_id] = (runs.write_manifest(self.home, run), task)
 
     def _finish(self, run_id: str) -> None:
-        """Score a run whose requests are all answered."""
+        """A run whose requests are all answered is scored, at once or after its judge."""
+        if self.open[run_id][1].judge:
+            self.unjudged.append(run_id)
+        else:
+            self._score(run_id)
+
+    def _score(self, run_id: str) -> None:
         run, task = self.open[run_id]
         try:
-            graded = score(runs.folder_of(self.home, run_id), task)
+            grade = score_lm_eval if is_lm_eval(task) else score
+            graded = grade(runs.folder_of(self.home, run_id), task)
         except BenchError as error:
             self._report(error)
             self._close(run_id, error)
             return
-        except Exception as error:
-            bug = f"scoring `{task.id}` raised {type(error).__name__}: {error}"
-            self._close(run_id, WorkerError(bug, cause="scoring_error"))
-            raise
+        except GraderError as error:
+            # A bug, but the other runs of the model need not wait for its repair.
+            self.bugs.append(error)
+            self._close(run_id, WorkerError(str(error), cause="scoring_error"))
+            return
         done = replace(
             run,
             status="done",
@@ -264,7 +305,8 @@ class Session:
         """A run that did not end well: what was answered is kept, the reason is written down."""
         run, _ = self.open[run_id]
         cause = error.cause if isinstance(error, WorkerError) else "storage"
-        status: RunStatus = "interrupted" if cause in ("killed", "interrupted") else "failed"
+        halted = cause in ("killed", "interrupted") or cause.startswith("judge_")
+        status: RunStatus = "interrupted" if halted else "failed"
         self._put_away(replace(run, status=status, cause=cause, error=error.message))
 
     def _put_away(self, run: Run) -> None:
@@ -279,6 +321,12 @@ class Session:
     def _report(self, error: BenchError) -> None:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         self.listener.note(f"error: {error.message}{hint}")
+
+
+def _flags(plan: Plan) -> tuple[str, ...]:
+    offline = ("offline_sample",) if plan.offline else ()
+    # A score with one judge is no score with another: the name stands beside every number.
+    return offline if plan.judge is None else (*offline, f"judge={plan.judge.spec.name}")
 
 
 def _is_earlier(run: Run) -> bool:

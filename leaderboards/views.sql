@@ -93,7 +93,7 @@ JOIN runs AS rb
 JOIN samples AS a ON a.run_id = ra.run_id
 JOIN samples AS b
     ON b.run_id = rb.run_id AND b.sample_id = a.sample_id AND b.sample_index = a.sample_index
-WHERE ra.status = 'done' AND ra.protocol <> '';
+WHERE ra.status = 'done' AND ra.protocol <> '' AND a.score IS NOT NULL AND b.score IS NOT NULL;
 
 -- Runs that did not end well, newest first, with what is known about why.
 CREATE VIEW failures AS
