@@ -131,6 +131,30 @@ def test_a_special_token_named_as_stop_string_stops(vocabulary: Vocabulary) -> N
     assert (completion.text, completion.finish_reason) == (" fox", "stop")
 
 
+def test_the_stop_that_ended_a_text_stays_in_it_where_the_protocol_wants_it(
+    vocabulary: Vocabulary,
+) -> None:
+    tokenizer = byte_level_tokenizer()
+    ids = tokenizer.encode("7 </answer>", add_special_tokens=False)
+    one = stream(vocabulary, stop=("</answer>",), include_stop=True, max_tokens=50)
+    assert [one.push(token) for token in ids][:-1] == [None] * (len(ids) - 1)
+    assert one.completion is not None
+    assert (one.completion.text, one.completion.finish_reason) == ("7 </answer>", "stop")
+    ended = stream(vocabulary, stop=("</answer>",), include_stop=True)
+    assert [ended.push(token) for token in (*ids[:2], 1)][-1] is ended.completion
+    assert ended.completion is not None
+    assert ended.completion.text == vocabulary.decode(ids[:2])
+
+
+def test_a_special_token_that_stops_stays_where_the_protocol_wants_it(
+    vocabulary: Vocabulary,
+) -> None:
+    token = byte_level_tokenizer().convert_tokens_to_ids("<|im_end|>")
+    completion = stream(vocabulary, stop=("<|im_end|>",), include_stop=True).push(token)
+    assert completion is not None
+    assert completion.text == "<|im_end|>"
+
+
 def test_characters_of_several_tokens_come_out_whole(vocabulary: Vocabulary) -> None:
     tokenizer = byte_level_tokenizer()
     ids = tokenizer.encode("🙂é", add_special_tokens=False)

@@ -80,10 +80,10 @@ class HFEngine:
             if request.kind == "embed":
                 raise WorkerError(
                     f"request `{request.id}` asks engine `hf` for hidden states",
-                    "use requests of kind generate, choose or loglikelihood",
+                    "use requests of kind generate, choose, loglikelihood or rolling",
                     cause="unsupported",
                 )
-        prepared = list(self._encoder.prepare(requests))
+        prepared = list(self._encoder.prepare(requests, self._context))
         self._check_lengths(prepared)
         self._prepared.update((one.request.id, one) for one in prepared)
         return self._described(prepared, _count_distinct(prepared))

@@ -118,4 +118,4 @@ def _pseudo_random(request: Request, index: int) -> Answer:
     digest = hashlib.sha256(f"{request.id}/{index}/{seed}/{_text(request)}".encode()).digest()
     if request.kind == "generate":
         return f" The answer is {digest[0] % 20}.\n#### {digest[0] % 20}"
-    return [-digest[i] / 16 - 0.1 for i in range(len(request.choices))]
+    return [-digest[i] / 16 - 0.1 for i in range(len(request.choices) or 1)]

@@ -42,7 +42,7 @@ class Stream:
         """Takes the next token; the completion if that was the last."""
         self.ids.append(token)
         if token in self.eos or token in self.stops.ids:
-            self._finish(self.vocabulary.decode(self.ids[:-1]), ended=True)
+            self._finish(self.vocabulary.decode(self.ids[:-1]) + self._kept(token), ended=True)
         elif len(self.ids) >= self.params.max_tokens:
             self._finish(self.vocabulary.decode(self.ids), ended=False)
         elif self.stops.may_end_with(token):
@@ -51,8 +51,12 @@ class Stream:
                 self._finish(text, ended=True)
         return self.completion
 
+    def _kept(self, token: int) -> str:
+        """What a token that ends the text leaves in it."""
+        return self.stops.ids.get(token, "") if self.params.include_stop else ""
+
     def _finish(self, text: str, *, ended: bool) -> None:
-        cut = self.stops.cut(text)
+        cut = self.stops.cut(text, include=self.params.include_stop)
         self.completion = Completion(
             request_id=self.prepared.request.id,
             index=self.index,

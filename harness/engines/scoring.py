@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from harness.engines.forwarding import TreeModel
 from harness.engines.tokenizing import Prepared
 from harness.engines.trie import TOKEN_BYTES, SortedPaths, lay_out, plan, size, unpack
 from harness.types import Completion
+
+T = TypeVar("T")
 
 _SOFTMAX_ROWS = 256  # positions whose logits are held in float32 at once
 
@@ -44,11 +47,19 @@ class Question:
             request_id=self.prepared.request.id,
             finish_reason="scored",
             prompt_tokens=size(self.prepared.prompt),
-            choice_logprobs=tuple(sum(values) for values in self.logprobs),
-            choice_greedy=tuple(all(flags) for flags in self.greedy),
+            choice_logprobs=self._per_choice(sum, self.logprobs),
+            choice_greedy=self._per_choice(all, self.greedy),
             prompt=self.prepared.text,
             latency_s=time.monotonic() - self.started,
         )
+
+    def _per_choice(
+        self, total: Callable[[Iterable[T]], T], values: list[list[T]]
+    ) -> tuple[T, ...]:
+        """One value for each choice; the windows of a text that is scored whole are one."""
+        if self.prepared.request.kind == "rolling":
+            return (total(itertools.chain.from_iterable(values)),)
+        return tuple(total(own) for own in values)
 
 
 @dataclass(slots=True)

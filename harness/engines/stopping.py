@@ -41,15 +41,15 @@ class Vocabulary:
 
 
 class Stops:
-    """The stop strings of one request."""
+    """The stop strings of one request. ids: the special tokens among them."""
 
     def __init__(self, vocabulary: Vocabulary, strings: Iterable[str]) -> None:
         self._vocabulary = vocabulary
         self._strings = tuple(s for s in strings if s)
         self._tails = tuple({s[i:] for s in self._strings for i in range(1, len(s))})
         self._known: dict[int, bool] = {}
-        specials = (vocabulary.special_id(string) for string in self._strings)
-        self.ids = frozenset(token for token in specials if token is not None)
+        specials = ((vocabulary.special_id(string), string) for string in self._strings)
+        self.ids = {token: string for token, string in specials if token is not None}
 
     def may_end_with(self, token: int) -> bool:
         """False if no text whose last token is this one has just completed a stop string.
@@ -68,7 +68,13 @@ class Stops:
             self._known[token] = known
         return known
 
-    def cut(self, text: str) -> str | None:
-        """The text before the first stop string, None where there is none."""
-        found = [at for string in self._strings if (at := text.find(string)) >= 0]
-        return text[: min(found)] if found else None
+    def cut(self, text: str, *, include: bool = False) -> str | None:
+        """The text before the first stop string, None where there is none.
+
+        include: the text up to and with that string.
+        """
+        found = [(at, string) for string in self._strings if (at := text.find(string)) >= 0]
+        if not found:
+            return None
+        at, string = min(found)
+        return text[: at + len(string)] if include else text[:at]

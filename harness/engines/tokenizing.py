@@ -45,8 +45,8 @@ class Prepared:
     """A request as token ids (packed, see `trie.pack`).
 
     text: the prompt after the chat template, None where it is the request's own. prompt: its
-    tokens. choices: context and continuation of each choice; the model reads the context and the
-    continuation without its last token.
+    tokens. choices: context and continuation of each choice, or of each window of a text that is
+    scored whole; the model reads the context and the continuation without its last token.
     """
 
     request: Request
@@ -152,6 +152,25 @@ def _pattern(step: dict[str, Any]) -> str | None:
     return expression
 
 
+def rolling_windows(prefix: bytes, tokens: bytes, context: int) -> Iterator[tuple[bytes, bytes]]:
+    """Context and continuation of each window over a text, so that every token is scored once.
+
+    prefix: the one token before the text. context: tokens that the model can read, at least 1.
+    Each window reads as many as that: the last one starts earlier rather than being short, as in
+    lm-eval 0.4.13 (utils.get_rolling_token_windows, with one token of context).
+
+    >>> from harness.engines.trie import unpack
+    >>> [(unpack(a), unpack(b)) for a, b in rolling_windows(pack([0]), pack(range(1, 6)), 3)]
+    [([0], [1, 2, 3]), ([2, 3], [4, 5])]
+    """
+    read = context * TOKEN_BYTES
+    whole = prefix + tokens
+    for start in range(0, len(tokens), read):
+        stop = min(start + read, len(tokens))
+        first = max(0, stop - read)
+        yield whole[first : start + TOKEN_BYTES], tokens[start:stop]
+
+
 class PromptEncoder:
     """Turns requests into `Prepared`. name: the model, for messages."""
 
@@ -178,20 +197,27 @@ class PromptEncoder:
         self._specials = pack(with_them[: len(with_them) - len(plain)])
         return bool(with_them[len(with_them) - len(plain) :] == plain)
 
-    def prepare(self, requests: Sequence[Request]) -> Iterator[Prepared]:
-        """In the order of `requests`, a block at a time to bound the memory for texts."""
+    def prepare(
+        self, requests: Sequence[Request], context: int | None = None
+    ) -> Iterator[Prepared]:
+        """In the order of `requests`, a block at a time to bound the memory for texts.
+
+        context: tokens that the model can read; only requests of kind `rolling` need it.
+        """
         lines = LineCache(self._backend) if self._by_line else None
         for block in _blocks(requests):
             texts = [self._render(request) for request in block]
             keys = [self._keys(r, t) for r, t in zip(block, texts, strict=True)]
             tokens = self._encode({key: None for own in keys for key in own}, lines)
             for request, text, own in zip(block, texts, keys, strict=True):
-                yield self._prepare(request, text, [tokens[key] for key in own])
+                yield self._prepare(request, text, [tokens[key] for key in own], context)
 
     def _keys(self, request: Request, text: str) -> list[Key]:
         """What has to be encoded: the prompt, or the context and then it with each choice."""
         if request.kind == "generate":
             return [self._key(request, text, self.tokenizer.bos_token)]
+        if request.kind == "rolling":
+            return [self._key(request, text, self._prefix_text)]
         # Trailing spaces belong to the continuation, whose first token often starts with one.
         context = text.rstrip()
         texts = [context, *(text + choice for choice in request.choices)]
@@ -204,12 +230,28 @@ class PromptEncoder:
         starts_with_bos = bool(bos) and text.startswith(bos or "")
         return text, isinstance(request.prompt, str) and not starts_with_bos
 
-    def _prepare(self, request: Request, text: str, tokens: list[bytes]) -> Prepared:
+    def _prepare(
+        self, request: Request, text: str, tokens: list[bytes], context: int | None
+    ) -> Prepared:
         shown = None if isinstance(request.prompt, str) else text
         if request.kind == "generate":
             return Prepared(request, shown, tokens[0] or self._prefix(request))
+        if request.kind == "rolling":
+            return Prepared(request, shown, tokens[0], self._windows(request, tokens[0], context))
         choices = tuple(self._split(request, tokens[0], whole) for whole in tokens[1:])
         return Prepared(request, shown, choices[0][0], choices)
+
+    def _windows(
+        self, request: Request, tokens: bytes, context: int | None
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        assert context is not None, "an engine that scores texts whole gives its context"
+        if not tokens:
+            raise WorkerError(
+                f"the text of request `{request.id}` is empty: there is nothing to score",
+                "leave such rows out of the data",
+                cause="empty_prompt",
+            )
+        return tuple(rolling_windows(self._prefix(request), tokens, context))
 
     def _split(self, request: Request, context: bytes, whole: bytes) -> tuple[bytes, bytes]:
         if not context:
