@@ -80,8 +80,9 @@ def load(dataset: Dataset, columns: Sequence[str] = (), *, data_root: Path | Non
 
 
 def packaged(dataset: Dataset, file: str) -> Dataset:
-    """The same split of a file under tasks/samples/; a dataset that is such a file stays itself."""
-    if dataset.path.startswith(PACKAGED):
+    """The same split of a file under tasks/samples/; a dataset that is such a file stays itself,
+    and so does one that has none."""
+    if not file or dataset.path.startswith(PACKAGED):
         return dataset
     return dataclasses.replace(dataset, path=PACKAGED + file, revision=None)
 

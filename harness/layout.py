@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,6 +32,11 @@ def split_files(dataset: Dataset, names: Sequence[str], readme: str, where: str)
     names: relative to the repository, with `/`. where: the place, for messages. Raises DataError
     for an unknown config or split (it names those there are) and for missing files.
     """
+    each = (replace(dataset, config=config) for config in dataset.config.split("+"))
+    return [name for one in each for name in _config_files(one, names, readme, where)]
+
+
+def _config_files(dataset: Dataset, names: Sequence[str], readme: str, where: str) -> list[str]:
     configs = _declared_configs(readme, where)
     if not configs:
         return _whole(_by_convention(dataset, _data_names(names), where), where)

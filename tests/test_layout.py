@@ -52,6 +52,14 @@ def test_header_names_the_files_of_a_split() -> None:
     ]
 
 
+def test_configs_joined_by_plus_are_read_one_after_the_other() -> None:
+    assert chosen(NAMES, MAIN, "other+main") == [
+        *("other/b.jsonl", "other/a.jsonl"),
+        "main/test-00000-of-00001.parquet",
+    ]
+    assert "no config `mian`" in refused(NAMES, MAIN, "other+mian")[0]
+
+
 def test_list_of_paths_keeps_its_order() -> None:
     assert chosen(NAMES, MAIN, "other") == ["other/b.jsonl", "other/a.jsonl"]
 
