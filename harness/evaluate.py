@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import runs, store
+from harness.bridge.planning import plan_lm_eval
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
+from harness.judgements import Appointed
+from harness.judging import difficulties, judge_for
+from harness.lm_eval_task import is_lm_eval
 from harness.models import history_rows, resolve
 from harness.models import model as find_model
 from harness.models import models as find_models
@@ -34,8 +38,9 @@ class Options:
     """How to evaluate; None means what the task's protocol or the registry says.
 
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
-    and of sampling. chat: ask in the model's chat template. offline_sample: ask the few questions
-    that ship with each task instead of the benchmark. settings: the engine's, as `--set` has them.
+    and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
+    tasks that need one. offline_sample: ask the few questions that ship with each task instead of
+    the benchmark. settings: the engine's, as `--set` has them.
     """
 
     engine: str = "auto"
@@ -46,6 +51,7 @@ class Options:
     max_tokens: int | None = None
     seed: int | None = None
     chat: bool = False
+    judge: str | None = None
     fresh: bool = False
     offline_sample: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -132,7 +138,10 @@ def planned(
         folder.mkdir(parents=True, exist_ok=True)
         drafts = Path(tempfile.mkdtemp(prefix=".plan-", dir=folder))
     try:
-        yield specs, [_plan(task, options, drafts / f"{i}.jsonl") for i, task in enumerate(chosen)]
+        plans = [_plan(task, options, drafts / f"{i}.jsonl") for i, task in enumerate(chosen)]
+        # Only its plan tells whether a task of lm-eval generates.
+        _check_options([plan.task for plan in plans], options)
+        yield specs, plans
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
 
@@ -153,6 +162,8 @@ def _comma(names: str | Sequence[str]) -> str:
 
 
 def _asked_task(task: Task, options: Options) -> Task:
+    if is_lm_eval(task):
+        _require_honoured(task, options)
     return adjusted(
         task,
         samples=options.samples,
@@ -162,6 +173,18 @@ def _asked_task(task: Task, options: Options) -> Task:
     )
 
 
+def _require_honoured(task: Task, options: Options) -> None:
+    if options.samples is not None:
+        raise UsageError(
+            f"`--samples {options.samples}`: how often `{task.id}` asks a question is lm-eval's",
+            "set `repeats` in a task file of your own",
+        )
+    if options.offline_sample:
+        raise UsageError(
+            f"`{task.id}` ships with no questions for `--offline-sample`", "give `--data-root DIR`"
+        )
+
+
 def _check_options(tasks: Sequence[Task], options: Options) -> None:
     """Nothing is silently ignored: an option that no task can honour is refused."""
     if options.limit is not None and options.limit < 1:
@@ -169,6 +192,11 @@ def _check_options(tasks: Sequence[Task], options: Options) -> None:
     asked = {"--samples": options.samples, "--temperature": options.temperature}
     asked["--max-tokens"] = options.max_tokens
     given = [name for name, value in asked.items() if value is not None]
+    if options.judge is not None and not any(task.judge for task in tasks):
+        raise UsageError(
+            f"`--judge` has no meaning for `{', '.join(task.id for task in tasks)}`",
+            "leave it out, or add a task that is judged, such as `simple_safety_tests`",
+        )
     if given and not any(task.kind == "generate" for task in tasks):
         names = ", ".join(task.id for task in tasks)
         raise UsageError(
@@ -178,6 +206,18 @@ def _check_options(tasks: Sequence[Task], options: Options) -> None:
 
 
 def _plan(task: Task, options: Options, path: Path) -> Plan:
+    if is_lm_eval(task):
+        return plan_lm_eval(
+            task,
+            path,
+            data_root=options.data_root,
+            limit=options.limit,
+            shots=options.shots,
+            seed=options.seed,
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
+            chat=options.chat,
+        )
     asked = questions(
         task,
         data_root=options.data_root,
@@ -187,4 +227,20 @@ def _plan(task: Task, options: Options, path: Path) -> Plan:
         chat=options.chat,
         offline=options.offline_sample,
     )
-    return write_plan(asked, path)
+    return write_plan(asked, path, _appointed(task, options))
+
+
+def _appointed(task: Task, options: Options) -> Appointed | None:
+    """The judge of a judged task with its model, checked before anything is asked."""
+    if not task.judge:
+        return None
+    judge, spec = judge_for(task, options.judge, runs.home_folder(options.home))
+    own = replace(options, engine=judge.engine, settings=judge.settings)
+    engine, settings = engine_settings(spec, own)
+    return Appointed(
+        judge=judge,
+        spec=spec,
+        engine=engine,
+        settings=settings,
+        difficulties=difficulties(task, options.data_root),
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.judgements import Appointed
 from harness.questions import Questions
 from harness.runs import writing
 from harness.task import Task
@@ -20,7 +21,8 @@ class Plan:
     """What is going to be asked, whoever is asked.
 
     path: the requests, one JSON object a line. protocol: hash of `parts`; equal protocols may share
-    a column of a table. source: where the questions came from.
+    a column of a table. source: where the questions came from. sidecars: files that grading needs
+    beside the requests, by the names that they get in the run folder.
     """
 
     task: Task
@@ -32,6 +34,8 @@ class Plan:
     source: str
     protocol: str
     parts: JSON
+    sidecars: Mapping[str, Path] = field(default_factory=dict)
+    judge: Appointed | None = None
 
 
 def adjusted(
@@ -76,8 +80,8 @@ def _check(task: Task, sampling: SamplingParams) -> None:
         )
 
 
-def write_plan(questions: Questions, path: Path) -> Plan:
-    """Write the requests to `path` while hashing them."""
+def write_plan(questions: Questions, path: Path, judge: Appointed | None = None) -> Plan:
+    """Write the requests to `path` while hashing them. judge: who will grade the answers."""
     task = questions.task
     prompts, answers = hashlib.sha256(), hashlib.sha256()
     count = 0
@@ -100,6 +104,8 @@ def write_plan(questions: Questions, path: Path) -> Plan:
         "prompts": prompts.hexdigest()[:16],
         "answers": answers.hexdigest()[:16],
     }
+    if judge is not None:
+        parts["judge"] = judge.protocol()
     return Plan(
         task=task,
         path=path,
@@ -110,6 +116,7 @@ def write_plan(questions: Questions, path: Path) -> Plan:
         source=questions.source,
         protocol=fingerprint(parts),
         parts=parts,
+        judge=judge,
     )
 
 
@@ -124,11 +131,14 @@ def _asked(questions: Questions) -> Iterator[tuple[Sample, Request]]:
 def _line(sample: Sample, request: Request) -> JSON:
     """A request, and beside it what grading needs, so that re-scoring needs no dataset."""
     graded = {"target": sample.target, "choices": list(sample.choices), "group": sample.group}
-    return {**to_json(request), "sample": graded}
+    tags = {"tags": list(sample.tags)} if sample.tags else {}
+    return {**to_json(request), "sample": {**graded, **tags}}
 
 
 def _protocol_sampling(task: Task) -> JSON | None:
-    """Two seeds of one protocol are comparable, so the seed is not a part of it."""
+    """Two seeds of one protocol are comparable, so the seed is not a part of it; nor is a switch
+    that is off, so that a new one leaves the other protocols as they were."""
     if task.kind != "generate":
         return None
-    return {name: value for name, value in to_json(task.sampling).items() if name != "seed"}
+    sampling = to_json(task.sampling).items()
+    return {name: value for name, value in sampling if name != "seed" and value is not False}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.datasets import DatasetNotFoundError, Loaded, load, packaged
 from harness.errors import DataError, UsageError
+from harness.lm_eval_task import is_lm_eval
 from harness.task import Task, draw_shots, render
 from harness.types import Dataset, Request, Sample
 
@@ -59,6 +60,11 @@ def questions(
     Raises UsageError for shots that the task cannot show, DataError for what is wrong with the
     data.
     """
+    if is_lm_eval(task):
+        raise UsageError(
+            f"`{task.id}` is rendered by lm-eval, not here",
+            f"`bench eval --tasks {task.id} --dry-run` shows its first prompt",
+        )
     n_shots = _shot_count(task, shots)
     loaded = _load(task, task.dataset, data_root, offline)
     samples = _samples(task, loaded)
@@ -70,7 +76,8 @@ def questions(
         examples=tuple(drawn[i] for i in asked),
         shots=n_shots,
         seed=_draw_seed(task, n_shots, seed),
-        chat=chat,
+        # Questions that are messages are asked in the template anyway: one protocol, not two.
+        chat=chat or not all(isinstance(sample.input, str) for sample in samples),
         limit=limit,
         offline=offline,
         revision=loaded.revision,
@@ -92,7 +99,7 @@ def _shot_count(task: Task, shots: int | None) -> int:
 
 
 def _draw_seed(task: Task, shots: int, seed: int | None) -> int | None:
-    if not shots or task.fewshot is None or task.fewshot.rule == "first":
+    if not shots or task.fewshot is None or task.fewshot.rule != "random":
         return None
     return task.fewshot.seed if seed is None else seed
 
@@ -140,6 +147,8 @@ def _draw(
     """The examples before each question, and the files that they came from."""
     if n == 0 or task.fewshot is None:
         return [()] * len(samples), ()
+    if task.fewshot.dataset is None:
+        return list(draw_shots(task, samples, task.fewshot.examples, n, seed)), ()
     loaded = _load(task, task.fewshot.dataset, data_root, offline)
     pool = _samples(task, loaded)
     drawn = list(draw_shots(task, samples, pool, n, seed))

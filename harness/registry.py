@@ -1,29 +1,40 @@
-"""Looks tasks up by name: those of the package `tasks`, its groups, and those of plugins.
+"""Looks tasks up by name: those of the package `tasks`, its groups, those of plugins, of files.
 
 A plugin is a distribution with an entry point in the group `tunebench.tasks` that loads to a tuple
-of tasks. Nothing is imported before the first look-up.
+of tasks. A name that ends in `.py` is the path of a file with such a tuple, called TASKS. Nothing
+is imported before the first look-up.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
+from harness.lm_eval_task import PREFIX, lm_eval_task
 from harness.task import Task
 
 PLUGINS = "tunebench.tasks"
+FILE = ".py"
 
 
 def task(name: str) -> Task:
     """The task called `name`, as in `gsm8k` or, for another variant, `gsm8k:cot`.
 
+    A file must hold exactly one task. Names `lm_eval/…` are passed on to lm-eval, which alone knows
+    what there is.
     Raises UsageError for an unknown task or variant.
     """
+    if name.startswith(PREFIX):
+        return lm_eval_task(name)
+    if name.endswith(FILE):
+        return _only_task(name)
     known = _built_in()
     if name not in known:
         known = _everything()
@@ -33,15 +44,21 @@ def task(name: str) -> Task:
 
 
 def tasks(spec: str) -> tuple[Task, ...]:
-    """The tasks of a comma-separated list of names and groups: in order, each once.
+    """The tasks of a comma-separated list of names, groups and files: in order, each once.
 
     Raises UsageError for an unknown name and for an empty list.
     """
     names = [name.strip() for name in spec.split(",") if name.strip()]
     if not names:
         raise UsageError("no task was named", "`bench tasks list` shows what there is")
-    expanded = [member for name in names for member in groups().get(name, (name,))]
-    return tuple(task(name) for name in dict.fromkeys(expanded))
+    found = [one for name in names for one in _named(name)]
+    return tuple({one.id: one for one in found}.values())
+
+
+def _named(name: str) -> tuple[Task, ...]:
+    if name.endswith(FILE):
+        return _in_file(name)
+    return tuple(task(member) for member in groups().get(name, (name,)))
 
 
 def all_tasks() -> tuple[Task, ...]:
@@ -89,9 +106,42 @@ def _plugin_tasks(point: EntryPoint) -> tuple[Task, ...]:
         loaded: Any = point.load()
     except (ImportError, AttributeError) as error:
         raise UsageError(f"the plugin `{point.name}` cannot be loaded: {error}", hint) from None
-    if not isinstance(loaded, tuple) or not all(isinstance(one, Task) for one in loaded):
+    if not _is_tuple_of_tasks(loaded):
         raise UsageError(f"`{point.value}` of plugin `{point.name}` is no tuple of tasks", hint)
-    return loaded
+    return tuple(loaded)
+
+
+def _is_tuple_of_tasks(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, Task) for one in value)
+
+
+def _in_file(path: str) -> tuple[Task, ...]:
+    """The tasks of a user's own file, which may not have the names of tasks that are there."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UsageError(f"there is no task file `{path}`", "check the path for a slip")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, TypeError, NameError) as error:
+        hint = "docs/tasks.md shows a whole task file"
+        raise UsageError(f"the task file `{path}` cannot be loaded: {error}", hint) from None
+    found: Any = vars(module).get("TASKS")
+    if not found or not _is_tuple_of_tasks(found):
+        raise UsageError(f"`{path}` has no tuple of tasks called TASKS", "add `TASKS = (task,)`")
+    _by_id((*_everything().values(), *found))
+    return tuple(found)
+
+
+def _only_task(path: str) -> Task:
+    found = _in_file(path)
+    if len(found) > 1:
+        named = ", ".join(f"`{one.id}`" for one in found)
+        raise UsageError(f"`{path}` holds several tasks: {named}", "leave one of them in TASKS")
+    return found[0]
 
 
 def _unknown(name: str, known: dict[str, Task]) -> UsageError:

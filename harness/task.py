@@ -41,13 +41,15 @@ class Scorer(Protocol):
 class FewShot:
     """Where the solved examples before a question come from.
 
-    n: how many by default. rule: `first` takes the first n rows (of the question's group, where
-    `by_group`); `random` draws anew for each question from one generator, as lm-eval does.
+    n: how many by default. rule: `first` takes the first n rows of the dataset (of the question's
+    group, where `by_group`); `random` draws anew for each question from one generator, as lm-eval
+    does; `fixed` takes the first n of `examples`, which belong to the protocol.
     """
 
-    dataset: Dataset
     n: int
-    rule: Literal["first", "random"] = "random"
+    dataset: Dataset | None = None
+    examples: tuple[Sample, ...] = ()
+    rule: Literal["first", "random", "fixed"] = "random"
     seed: int = 1234
     by_group: bool = False
 
@@ -58,9 +60,14 @@ class Task:
 
     version: raised whenever a rendered prompt, a scorer or a metric changes.
     to_sample: one row of the dataset as a Sample. description: text before the examples, which may
-    depend on the sample. offline: file under tasks/samples/ with a few own questions.
+    depend on the sample. offline: file under tasks/samples/ with a few own questions; '' where the
+    dataset itself is at hand.
     columns: columns that a row must have. source: where the protocol comes from.
-    scorers: the first is the primary one; its grade is the row in `samples`.
+    scorers: the first is the primary one; its grade is the row in `samples`. clustered: whether the
+    questions of a group hang together (one text, many questions), so that the standard error must
+    count groups rather than questions. judge: the prompt under tasks/judges/ with which another
+    model reads the answers; the scorers then grade its replies. has_gold: whether the scorers must
+    accept the targets as answers (`bench tasks check`).
     """
 
     name: str
@@ -73,10 +80,13 @@ class Task:
     to_sample: Callable[[Row, int], Sample]
     kind: Literal["generate", "choose"]
     scorers: tuple[Scorer, ...]
-    offline: str
+    offline: str = ""
     sampling: SamplingParams = SamplingParams()
     fewshot: FewShot | None = None
     description: Callable[[Sample], str] | None = None
+    clustered: bool = False
+    judge: str = ""
+    has_gold: bool = True
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
 
@@ -97,7 +107,7 @@ def draw_shots(
     if n == 0 or rule is None:
         yield from (() for _ in samples)
         return
-    if rule.rule == "first":
+    if rule.rule != "random":
         yield from _first_shots(task, samples, pool, n)
         return
     _require(task, n, len(pool))
@@ -152,9 +162,14 @@ def render(task: Task, sample: Sample, shots: Iterable[Sample], *, chat: bool) -
         id=sample.id,
         kind=task.kind,
         prompt=prompt,
-        choices=tuple(delimiter + choice for choice in sample.choices),
+        choices=_offered(task, sample, delimiter),
         sampling=task.sampling if task.kind == "generate" else None,
     )
+
+
+def _offered(task: Task, sample: Sample, delimiter: str) -> tuple[str, ...]:
+    """The choices to be scored; where the model writes, they only tell the grader the letters."""
+    return tuple(delimiter + choice for choice in sample.choices if task.kind == "choose")
 
 
 def _chat_prefix(preamble: str, shots: Iterable[Sample]) -> tuple[Message, ...]:

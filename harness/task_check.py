@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.questions import Questions
+from harness.scorers import last_boxed
 from harness.task import Scorer, Task
 from harness.types import Completion, Sample
 
 # Ways in which a model may state its answer; a grader is sound if it understands one of them.
-STATEMENTS = (" {}", "The answer is ${}$.", "The answer is \\boxed{{{}}}.")
+STATEMENTS = (
+    " {}",
+    "The answer is {}.",
+    "The answer is ${}$.",
+    "The answer is \\boxed{{{}}}.",
+    "Final Answer: The final answer is ${}$. I hope it is correct.",
+    "So it is. </think> <answer> {} </answer>",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,7 @@ def check_gold(questions: Questions) -> GoldCheck:
     wrong = tuple(
         sample.id
         for sample in questions.samples
-        if not all(_accepts(scorer, task, sample) for scorer in task.scorers)
+        if task.has_gold and not all(_accepts(scorer, task, sample) for scorer in task.scorers)
     )
     return GoldCheck(task=task.id, n=len(questions.samples), source=questions.source, wrong=wrong)
 
@@ -41,7 +49,9 @@ def _accepts(scorer: Scorer, task: Task, sample: Sample) -> bool:
     if task.kind == "choose":
         likeliest = tuple(0.0 if choice == sample.target else -1.0 for choice in sample.choices)
         return scorer(sample, _completion(sample, choice_logprobs=likeliest)).value == 1
-    stated = (statement.format(sample.target) for statement in STATEMENTS)
+    # The reference may be a whole solution, with the answer in a box.
+    answer = " ".join((last_boxed(sample.target) or sample.target).split())
+    stated = (*(statement.format(answer) for statement in STATEMENTS), sample.target)
     return any(scorer(sample, _completion(sample, text=text)).value == 1 for text in stated)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 JSON = dict[str, Any]
 
-RequestKind = Literal["generate", "choose", "loglikelihood", "embed"]
+RequestKind = Literal["generate", "choose", "loglikelihood", "rolling", "embed"]
 FinishReason = Literal["stop", "length", "scored"]
 RunKind = Literal["eval", "train", "tune", "steer", "import"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
@@ -29,7 +29,11 @@ Prompt = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Rows of one split. `path`: a hub id, or a local file or folder. `revision`: a hub commit."""
+    """Rows of one split.
+
+    path: a hub id, or a local file or folder. config: several joined by `+` are read one after the
+    other. revision: a hub commit.
+    """
 
     path: str
     config: str = "default"
@@ -44,6 +48,7 @@ class Sample:
     input: the question as the model sees it. target: the reference answer, in the form in which
     a few-shot example shows it. choices: the answers of a multiple-choice item, without delimiter.
     group: the cluster that the item belongs to (MMLU subject), '' where there is none.
+    tags: further parts of the benchmark that it counts in (MATH level), named like groups.
     """
 
     id: str
@@ -51,17 +56,23 @@ class Sample:
     target: str
     choices: tuple[str, ...] = ()
     group: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to decode, in vLLM's names. temperature 0 is greedy; n completions per prompt."""
+    """How to decode, in vLLM's names. temperature 0 is greedy; n completions per prompt.
+
+    include_stop: whether the stop string that ended a text stays at its end, for protocols that
+    look for it (vLLM: include_stop_str_in_output).
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 256
     n: int = 1
     stop: tuple[str, ...] = ()
+    include_stop: bool = False
     seed: int = 0
 
 
@@ -71,7 +82,8 @@ class Request:
 
     prompt: text, or messages that the engine renders with the model's chat template.
     choices: continuations to score, with their leading delimiter (' A'); for kind `loglikelihood`
-    exactly one. sampling: only for kind `generate`.
+    exactly one. Kind `rolling`: the prompt itself is scored, from its first token on, in windows of
+    the whole context where it is longer than that. sampling: only for kind `generate`.
     """
 
     id: str
@@ -127,6 +139,7 @@ class Scored:
     group: str
     score: Score
     truncated: bool
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +271,9 @@ def request_from_json(value: JSON) -> Request:
 
 
 def completion_from_json(value: JSON) -> Completion:
-    tuples = {name: tuple(value.get(name, ())) for name in ("choice_logprobs", "choice_greedy")}
-    return Completion(**{**value, **tuples})
+    logprobs, greedy = value.get("choice_logprobs", ()), value.get("choice_greedy", ())
+    given = {**value, "choice_logprobs": tuple(logprobs), "choice_greedy": tuple(greedy)}
+    return Completion(**given)
 
 
 def run_from_json(value: JSON) -> Run:

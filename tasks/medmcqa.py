@@ -1,7 +1,9 @@
 """MedMCQA: questions of Indian medical entrance examinations (Pal et al. 2022, arXiv 2203.14371).
 
-The default is `medmcqa` of lm-evaluation-harness 0.4.13: the validation split, since the test
-split has no answers; no examples, the letters are scored.
+- The default is `medmcqa` of lm-evaluation-harness 0.4.13: the validation split, since the test
+  split has no answers; no examples, the letters are scored.
+- `asft`: the same questions as the ASFT project asks and decides (`harness.scorers.asft`), and
+  beside it the repaired `asft_logsumexp`.
 
 One row:
 
@@ -13,39 +15,59 @@ is –", "opa": "Female sex", "opb": "Leukocyte count < 50,000", "opc": "Age gre
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.datasets import gold_index, text
-from harness.scorers import CHOICE, CHOICE_NORM
+from harness.scorers import ASFT, ASFT_LOGSUMEXP, CHOICE, CHOICE_NORM
 from harness.task import FewShot, Row, Task
 from harness.types import Dataset, Sample
+from tasks.asft_prompt import LETTERS, SPELLINGS, asft_prompt
 
 HUB_ID = "openlifescienceai/medmcqa"
 OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
-LETTERS = tuple(OPTIONS)
 
 
 def to_sample(row: Row, index: int) -> Sample:
     lines = [f"{letter}. {text(row, column)}" for letter, column in OPTIONS.items()]
+    prompt = "\n".join([f"Question: {text(row, 'question')}", "Choices:", *lines, "Answer:"])
+    return _sample(row, prompt, LETTERS)
+
+
+def asft_sample(row: Row, index: int) -> Sample:
+    options = [text(row, column) for column in OPTIONS.values()]
+    return _sample(row, asft_prompt(text(row, "question"), options), SPELLINGS)
+
+
+def _sample(row: Row, prompt: str, choices: tuple[str, ...]) -> Sample:
     return Sample(
         id=text(row, "id"),
-        input="\n".join([f"Question: {text(row, 'question')}", "Choices:", *lines, "Answer:"]),
+        input=prompt,
         target=LETTERS[gold_index(row["cop"], len(LETTERS))],
-        choices=LETTERS,
+        choices=choices,
     )
 
 
-TASKS = (
-    Task(
-        name="medmcqa",
-        version=1,
-        title="MedMCQA",
-        source="lm-evaluation-harness 0.4.13, medmcqa",
-        dataset=Dataset(path=HUB_ID, split="validation"),
-        columns=("id", "question", *OPTIONS.values(), "cop"),
-        to_sample=to_sample,
-        kind="choose",
-        # The letters are equally long, so the two agree; lm-eval reports both.
-        scorers=(CHOICE, CHOICE_NORM),
-        offline="medmcqa.jsonl",
-        fewshot=FewShot(dataset=Dataset(path=HUB_ID, split="train"), n=0),
-    ),
+LM_EVAL = Task(
+    name="medmcqa",
+    version=1,
+    title="MedMCQA",
+    source="lm-evaluation-harness 0.4.13, medmcqa",
+    dataset=Dataset(path=HUB_ID, split="validation"),
+    columns=("id", "question", *OPTIONS.values(), "cop"),
+    to_sample=to_sample,
+    kind="choose",
+    # The letters are equally long, so the two agree; lm-eval reports both.
+    scorers=(CHOICE, CHOICE_NORM),
+    offline="medmcqa.jsonl",
+    fewshot=FewShot(dataset=Dataset(path=HUB_ID, split="train"), n=0),
 )
+ASFT_PROTOCOL = replace(
+    LM_EVAL,
+    variant="asft",
+    title="MedMCQA, one token",
+    source="ASFT medical evaluation, medmcqa_test",
+    to_sample=asft_sample,
+    scorers=(ASFT, ASFT_LOGSUMEXP),
+    fewshot=None,
+)
+TASKS = (LM_EVAL, ASFT_PROTOCOL)

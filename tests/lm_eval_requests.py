@@ -1,8 +1,9 @@
 """Writes the requests that lm-evaluation-harness would send for the tasks that it shares with us.
 
-python tests/lm_eval_requests.py OUT SCRATCH LIMIT MMLU_LIMIT, started in a data root: the harness
-then finds the datasets as relative paths. A process of its own, since the libraries read the
-offline switches from the environment when they are imported. 0 as a limit asks for everything.
+python tests/lm_eval_requests.py OUT SCRATCH LIMIT GROUP_LIMIT, started in a data root: the harness
+then finds the datasets as relative paths. GROUP_LIMIT is for each part of a task that has parts. A
+process of its own, since the libraries read the offline switches from the environment when they
+are imported. 0 as a limit asks for everything.
 """
 
 from __future__ import annotations
@@ -16,24 +17,33 @@ from typing import Any
 import lm_eval.tasks
 
 FEWSHOT_SEED = 1234
+IN_PARTS = {"mmlu", "mmlu:generative", "hendrycks_math", "minerva_math"}
 # Ours, lm-eval's, and the shots where lm-eval leaves them open.
 TASKS: tuple[tuple[str, str, int | None], ...] = (
     ("gsm8k", "gsm8k", None),
+    ("gsm8k:cot", "gsm8k_cot", None),
+    ("gsm8k:zeroshot", "gsm8k_cot_zeroshot", None),
     ("mmlu", "mmlu", 5),
+    ("mmlu:generative", "mmlu_generative", 5),
     ("medqa", "medqa_4options", None),
     ("medmcqa", "medmcqa", None),
     ("math", "hendrycks_math500", None),
+    ("math:minerva", "minerva_math500", None),
+    ("hendrycks_math", "hendrycks_math", None),
+    ("minerva_math", "minerva_math", None),
+    ("aime24:lm_eval", "aime24", None),
+    ("aime25:lm_eval", "aime25", None),
 )
 
 
-def main(out: Path, scratch: Path, limit: int, mmlu_limit: int) -> None:
+def main(out: Path, scratch: Path, limit: int, group_limit: int) -> None:
     manager = lm_eval.tasks.TaskManager(include_path=str(without_missing_splits(scratch)))
     with out.open("w", encoding="utf-8") as file:
         for ours, theirs, shots in TASKS:
             for task in manager.load([theirs])["tasks"].values():
                 if shots is not None:
                     task.set_config(key="num_fewshot", value=shots)
-                n = (mmlu_limit if ours == "mmlu" else limit) or None
+                n = (group_limit if ours in IN_PARTS else limit) or None
                 for chat in (False, True):
                     write(task, ours, chat, n, file)
 
@@ -61,7 +71,7 @@ def write(task: Any, name: str, chat: bool, limit: int | None, file: Any) -> Non
     by_doc: dict[int, list[Any]] = {}
     for instance in task.instances:
         by_doc.setdefault(instance.doc_id, []).append(instance.args)
-    group = task.config.dataset_name if name == "mmlu" else ""
+    group = task.config.dataset_name if name in IN_PARTS else ""
     for doc_id, asked in by_doc.items():
         line = {"task": name, "group": group, "doc_id": doc_id, "chat": chat}
         line["prompt"] = asked[0][0]

@@ -1,4 +1,4 @@
-"""The default variants ask exactly what lm-evaluation-harness 0.4.13 asks."""
+"""The variants that lm-evaluation-harness 0.4.13 has too ask exactly what it asks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,22 @@ from harness.types import Request, to_json
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("lm_eval_requests.py")
-TASKS = ("gsm8k", "mmlu", "medqa", "medmcqa", "math")
+# Questions that lm-eval is asked for at least, and into how many parts it divides a task.
+TASKS = {
+    "gsm8k": (200, 1),
+    "gsm8k:cot": (200, 1),
+    "gsm8k:zeroshot": (200, 1),
+    "mmlu": (4 * 57, 57),
+    "mmlu:generative": (4 * 57, 57),
+    "medqa": (200, 1),
+    "medmcqa": (200, 1),
+    "math": (200, 1),
+    "math:minerva": (200, 1),
+    "hendrycks_math": (4 * 7, 7),
+    "minerva_math": (4 * 7, 7),
+    "aime24:lm_eval": (30, 1),
+    "aime25:lm_eval": (30, 1),
+}
 # LM_EVAL_PROMPTS=all compares every question of every task, which takes some minutes.
 EVERYTHING = os.environ.get("LM_EVAL_PROMPTS") == "all"
 
@@ -32,7 +47,7 @@ Key = tuple[str, str, int]
 def theirs(
     data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, bool], dict[Key, Any]]:
-    """lm-eval's requests by task and form, and in them by (task, MMLU subject, place)."""
+    """lm-eval's requests by task and form, and in them by (task, subject, place)."""
     pytest.importorskip("lm_eval")
     scratch = tmp_path_factory.mktemp("lm_eval")
     limits = ("0", "0") if EVERYTHING else ("200", "4")
@@ -67,16 +82,21 @@ def test_requests_are_those_of_lm_eval(
         if key in expected:
             assert _as_theirs(request) == _comparable(expected[key])
             compared[key[1]] += 1
-    assert compared.total() == len(expected) >= (200 if name != "mmlu" else 4 * 57)
-    assert name != "mmlu" or len(compared) == 57
+    least, parts = TASKS[name]
+    assert compared.total() == len(expected) >= least
+    assert len(compared) == parts
 
 
 def _ours(name: str, chat: bool, data_root: Path) -> Iterator[tuple[Key, Request]]:
     asked = questions(registry.task(name), data_root=data_root, chat=chat)
     places: dict[str, Iterator[int]] = defaultdict(count)
     for sample, request in zip(asked.samples, asked.requests(), strict=True):
-        group = sample.group if name == "mmlu" else ""
+        group = _config_of(sample.group) if TASKS[name][1] > 1 else ""
         yield (name, group, next(places[group])), request
+
+
+def _config_of(subject: str) -> str:
+    return subject.lower().replace(" & ", "_and_").replace(" ", "_")
 
 
 def _as_theirs(request: Request) -> dict[str, Any]:
@@ -96,5 +116,6 @@ def _comparable(line: dict[str, Any]) -> dict[str, Any]:
     return {
         "prompt": prompt,
         "until": settings["until"],
-        "greedy": not settings["do_sample"] and settings["temperature"] == 0,
+        # What a task leaves out is greedy to lm-eval's engines.
+        "greedy": not settings.get("do_sample") and settings.get("temperature", 0) == 0,
     }

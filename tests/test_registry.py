@@ -68,8 +68,10 @@ def test_unknown_name_is_refused(name: str, message: str, hint: str) -> None:
 
 
 def test_list_keeps_order_expands_groups_and_drops_repeats() -> None:
-    found = registry.tasks("mmlu, medical,gsm8k,medqa,math_suite,")
-    assert [task.id for task in found] == ["mmlu", "medqa", "medmcqa", "gsm8k", "math"]
+    found = registry.tasks("mmlu, medical,gsm8k,medqa,asft_medical,")
+    assert [task.id for task in found] == [
+        *("mmlu", "medqa", "medmcqa", "mmlu:medical", "gsm8k", "medqa:asft", "medmcqa:asft")
+    ]
 
 
 @pytest.mark.parametrize("spec", ["", " , "])

@@ -89,6 +89,11 @@ def test_first_examples_are_those_of_the_group() -> None:
     assert ids(list(draw_shots(whole, ASKED[:1], POOL, 3, None))) == [["shot0", "shot1", "shot2"]]
 
 
+def test_fixed_examples_are_those_of_the_protocol() -> None:
+    fixed = task(fewshot=FewShot(n=2, examples=tuple(POOL[:3]), rule="fixed"))
+    assert ids(list(draw_shots(fixed, ASKED[:2], POOL[:3], 2, None))) == [["shot0", "shot1"]] * 2
+
+
 @pytest.mark.parametrize("rule", [None, fewshot()])
 def test_no_shots_need_no_pool(rule: FewShot | None) -> None:
     assert list(draw_shots(task(fewshot=rule), ASKED, [], 0, None)) == [()] * len(ASKED)

@@ -68,6 +68,7 @@ SAMPLES = {
         input="Problem: What is $\\frac{1}{2}+\\frac{1}{3}$?\nAnswer:",
         target="\\frac{5}{6}",
         group="Prealgebra",
+        tags=("level 1",),
     ),
     "medmcqa": Sample(
         id="x-1",
@@ -142,7 +143,7 @@ def test_default_variants_are_the_published_protocols() -> None:
         "math": (
             ("HuggingFaceH4/MATH-500", "default", "test"),
             "generate",
-            ["exact_match"],
+            ["exact_match", "acc_strict"],
             None,
             delimiters,
         ),

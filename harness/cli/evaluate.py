@@ -31,6 +31,10 @@ Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
 Seed = Annotated[int | None, typer.Option(help="Of example draws and of sampling.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask in the model's chat template.")]
+Judge = Annotated[
+    str | None,
+    typer.Option(help="Who grades judged tasks: a model, or a YAML file (tasks/judges/)."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew what is done or interrupted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
 Offline = Annotated[
@@ -52,6 +56,7 @@ def evaluate(
     max_tokens: MaxTokens = None,
     seed: Seed = None,
     chat: Chat = False,
+    judge: Judge = None,
     fresh: Fresh = False,
     dry_run: DryRun = False,
     offline_sample: Offline = False,
@@ -72,6 +77,7 @@ def evaluate(
         max_tokens=max_tokens,
         seed=seed,
         chat=chat,
+        judge=judge,
         fresh=fresh,
         offline_sample=offline_sample,
         settings=key_values(settings or ()),
@@ -132,9 +138,9 @@ def _run(model: str, tasks: str, options: Options, as_json: bool) -> None:
 
 def _print(home: Path, finished: Sequence[Run], as_json: bool) -> None:
     """The result on stdout; exit status 1 where any run is not done."""
-    results = [(run, list(_measures(home, run))) for run in finished]
+    results = [(run, list(measures_of(home, run))) for run in finished]
     if as_json:
-        output.print_json({"runs": [_as_json(run, measures) for run, measures in results]})
+        output.print_json({"runs": [result_json(run, measures) for run, measures in results]})
     else:
         _show(results)
         _show_verdicts(home, finished)
@@ -142,7 +148,7 @@ def _print(home: Path, finished: Sequence[Run], as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _measures(home: Path, run: Run) -> Iterator[Measure]:
+def measures_of(home: Path, run: Run) -> Iterator[Measure]:
     import json
 
     from harness import runs
@@ -153,7 +159,7 @@ def _measures(home: Path, run: Run) -> Iterator[Measure]:
         yield from (Measure(**value) for value in json.loads(path.read_text(encoding="utf-8")))
 
 
-def _as_json(run: Run, measures: Sequence[Measure]) -> JSON:
+def result_json(run: Run, measures: Sequence[Measure]) -> JSON:
     from harness.types import to_json
 
     return {
@@ -170,7 +176,7 @@ def _as_json(run: Run, measures: Sequence[Measure]) -> JSON:
 
 def _show(results: Sequence[tuple[Run, Sequence[Measure]]]) -> None:
     columns = ("model", "task", "metric", "value", "95 % interval", "n", "note")
-    rows = [row for run, measures in results for row in _rows(run, measures)]
+    rows = [row for run, measures in results for row in result_rows(run, measures)]
     print(output.render(columns, rows))
     for run, _ in results:
         output.say(f"{run.run_id}  {run.status}  {duration(run.seconds)}")
@@ -188,7 +194,7 @@ def _show_verdicts(home: Path, finished: Sequence[Run]) -> None:
         print(f"{parents[one.tuned_run]}: {sentence(one, len(found))}")
 
 
-def _rows(run: Run, measures: Sequence[Measure]) -> Iterator[tuple[object, ...]]:
+def result_rows(run: Run, measures: Sequence[Measure]) -> Iterator[tuple[object, ...]]:
     task = f"{run.task}:{run.variant}" if run.variant else run.task
     if run.status != "done":
         yield run.model, task, "", None, "", None, f"{run.status}: {run.cause}"

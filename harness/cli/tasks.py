@@ -149,6 +149,8 @@ def _shot_rule(asked: Questions) -> str:
     rule = asked.task.fewshot
     if rule is None:
         return "none"
+    if rule.dataset is None:
+        return "the first of those that belong to the protocol"
     how = "drawn anew for each question" if rule.rule == "random" else "the first"
     group = " of the question's group" if rule.by_group else ""
     seed = f", seed {rule.seed if asked.seed is None else asked.seed}"
