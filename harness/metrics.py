@@ -131,7 +131,7 @@ def _variance(prefix: str, questions: Sequence[_Question]) -> list[Measure]:
 
 def _part(metric: str, part: Component, n: int) -> Measure:
     quarter = (part.interval.high - part.interval.low) / 4
-    return _with_interval(metric, "", part.stderr, quarter, part.interval, n)
+    return with_interval(metric, "", part.stderr, quarter, part.interval, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def _measure(
     if not answers and _right_or_wrong(questions):
         answers = sum(len(question.values) for question in questions)
     interval = _interval(means, (mean, stderr), clusters, answers)
-    return _with_interval(metric, group, mean, stderr, interval, len(questions))
+    return with_interval(metric, group, mean, stderr, interval, len(questions))
 
 
 def _cluster_names(questions: Sequence[_Question]) -> Iterator[str]:
@@ -205,9 +205,10 @@ def _interval(
     return normal_interval(mean, stderr) if clusters < len(means) else mean_interval(means)
 
 
-def _with_interval(
+def with_interval(
     metric: str, group: str, value: float, stderr: float, interval: Interval, n: int
 ) -> Measure:
+    """A measure from its parts, with the interval's two ends."""
     return Measure(
         metric=metric,
         group=group,

@@ -12,7 +12,8 @@ from typing import Any
 from harness.bridge.asking import metric_name
 from harness.bridge.build import Built
 from harness.errors import DataError
-from harness.stats import Interval, normal_interval, wilson
+from harness.metrics import with_interval
+from harness.stats import normal_interval, wilson
 from harness.types import JSON, Measure
 
 _RESAMPLES = 200  # of metrics that lm-eval gives no standard error: its own aggregate may be slow
@@ -65,7 +66,7 @@ def _of_task(
     right = sum(values) if all(isinstance(v, int | float) and v in (0, 1) for v in values) else None
     share = right is not None and math.isclose(value, right / len(values), abs_tol=1e-12)
     interval = wilson(round(right or 0), len(values)) if share else normal_interval(value, stderr)
-    return _measure(name, metric_name(metric, filtered), value, stderr, interval, len(values))
+    return with_interval(metric_name(metric, filtered), name, value, stderr, interval, len(values))
 
 
 def _resampled(values: Sequence[Any], aggregate: Callable[[Sequence[Any]], float]) -> float:
@@ -86,21 +87,7 @@ def _of_group(
     if stderr is None:
         stderr = math.sqrt(sum((part.n * part.stderr) ** 2 for part in parts)) / n
     interval = normal_interval(value, stderr)
-    return _measure(name, metric_name(metric, filtered), value, stderr, interval, n)
-
-
-def _measure(
-    group: str, metric: str, value: float, stderr: float, interval: Interval, n: int
-) -> Measure:
-    return Measure(
-        metric=metric,
-        group=group,
-        value=value,
-        stderr=stderr,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        n=n,
-    )
+    return with_interval(metric_name(metric, filtered), name, value, stderr, interval, n)
 
 
 def _estimate(name: str, metric: str, filtered: str, entries: JSON) -> tuple[float, float | None]:
