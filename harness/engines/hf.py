@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -16,21 +15,13 @@ from harness.engines.base import EngineInfo, HFSettings, Tokenized
 from harness.engines.decoding import Decoder, TreeDecoder
 from harness.engines.forwarding import TreeModel, agrees_with_plain
 from harness.engines.kv_cache import is_out_of_memory
-from harness.engines.loading import (
-    context_length,
-    load_config,
-    load_model,
-    load_tokenizer,
-    pick_device,
-    pick_dtype,
-    too_little_memory,
-)
+from harness.engines.loading import load_model, pick_device, pick_dtype, too_little_memory
 from harness.engines.plain_decoding import PlainDecoder
+from harness.engines.prompts import Prompts, count_distinct, end_tokens, missing, most_tokens
 from harness.engines.sampling import Stream
 from harness.engines.scoring import RowScorer, Scorer, TreeScorer
 from harness.engines.stopping import Stops, Vocabulary
-from harness.engines.tokenizing import Prepared, PromptEncoder
-from harness.engines.trie import SortedPaths, size, unpack
+from harness.engines.tokenizing import Prepared
 from harness.errors import WorkerError
 from harness.types import JSON, Completion, ModelSpec, Request, SamplingParams
 
@@ -54,76 +45,14 @@ class HFEngine:
     def __init__(self, model: ModelSpec, settings: HFSettings) -> None:
         self._model = model
         self._settings = settings
-        self._prepared: dict[str, Prepared] = {}
+        self._prompts = Prompts(model, "hf", settings.max_model_len)
         self._distinct_tokens = 0
         self._chunk_tokens = settings.chunk_tokens
         self._batch_size = settings.batch_size
 
-    @functools.cached_property
-    def _config(self) -> Any:
-        return load_config(self._model)
-
-    @functools.cached_property
-    def _encoder(self) -> PromptEncoder:
-        transformers.logging.set_verbosity_error()
-        tokenizer = load_tokenizer(self._model)
-        return PromptEncoder(tokenizer, self._model.name, self._model.chat_template)
-
-    @functools.cached_property
-    def _context(self) -> int:
-        asked = self._settings.max_model_len
-        return context_length(self._model, self._config, self._encoder.tokenizer, asked)
-
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
-        for request in requests:
-            if request.kind == "embed":
-                raise WorkerError(
-                    f"request `{request.id}` asks engine `hf` for hidden states",
-                    "use requests of kind generate, choose, loglikelihood or rolling",
-                    cause="unsupported",
-                )
-        prepared = list(self._encoder.prepare(requests, self._context))
-        self._check_lengths(prepared)
-        self._prepared.update((one.request.id, one) for one in prepared)
-        return self._described(prepared, _count_distinct(prepared))
-
-    def _check_lengths(self, prepared: Sequence[Prepared]) -> None:
-        lengths = [_most_tokens(one) for one in prepared]
-        over = [length for length in lengths if length > self._context]
-        if over:
-            longest = prepared[lengths.index(max(over))]
-            raise WorkerError(
-                f"{len(over)} of {len(prepared)} requests exceed the context of "
-                f"{self._context} tokens of `{self._model.name}`: the longest, "
-                f"`{longest.request.id}`, has {size(longest.prompt)} prompt tokens and may add "
-                f"{longest.added_tokens()}",
-                "use fewer `--shots`, fewer `--max-tokens`, or a model with a longer context",
-                cause="context_length",
-            )
-
-    def _described(self, prepared: Sequence[Prepared], distinct: int) -> Tokenized:
-        digest = hashlib.sha256()
-        for one in prepared:
-            for tokens in (one.prompt, *(part for pair in one.choices for part in pair)):
-                digest.update(len(tokens).to_bytes(8, "little") + tokens)
-        longest = max(prepared, key=_most_tokens, default=None)
-        first = prepared[0] if prepared else None
-        ids = tuple(unpack(first.prompt)) if first else ()
-        bos = self._encoder.tokenizer.bos_token_id
-        return Tokenized(
-            n_requests=len(prepared),
-            prompt_tokens=sum(size(one.prompt) for one in prepared),
-            distinct_tokens=distinct,
-            longest=(longest.request.id, size(longest.prompt), longest.added_tokens())
-            if longest
-            else ("", 0, 0),
-            context=self._context,
-            first_prompt=_shown(first) if first else "",
-            first_ids=ids,
-            bos_count=next((n for n, token in enumerate(ids) if token != bos), len(ids)),
-            prompts_sha256=digest.hexdigest(),
-        )
+        return self._prompts.take(requests)
 
     @torch.inference_mode()
     def load(self) -> EngineInfo:
@@ -140,8 +69,8 @@ class HFEngine:
         torch.backends.cudnn.allow_tf32 = False
         device = pick_device(self._model, self._settings.device)
         dtype = pick_dtype(self._model, self._settings.dtype, device)
-        self._encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
-        self._start(load_model(self._model, self._config, dtype, device))
+        self._prompts.encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
+        self._start(load_model(self._model, self._prompts.config, dtype, device))
         packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
         gpu = device.type == "cuda"
         return EngineInfo(
@@ -153,13 +82,13 @@ class HFEngine:
         )
 
     def _start(self, model: Any) -> None:
-        generation, tokenizer = model.generation_config, self._encoder.tokenizer
-        self._eos = _ids(generation.eos_token_id) | _ids(tokenizer.eos_token_id)
+        tokenizer = self._prompts.encoder.tokenizer
+        self._eos = end_tokens(model.generation_config, tokenizer)
         # Only a request's own SamplingParams decide how its text is sampled.
         model.generation_config = transformers.GenerationConfig()
         self._vocabulary = Vocabulary(tokenizer)
         self._tree = TreeModel(model)
-        self._choose_way(max(map(_most_tokens, self._prepared.values()), default=1))
+        self._choose_way(self._prompts.longest())
 
     def _choose_way(self, longest: int) -> None:
         """Tries whether the model computes a trie of rows this long; else it gets padded rows."""
@@ -179,16 +108,13 @@ class HFEngine:
         self, requests: Sequence[Request], skip: Container[tuple[str, int]] = frozenset()
     ) -> Iterator[Completion]:
         """Raises WorkerError `out_of_memory` if even the least sizes do not fit."""
-        if unknown := [request for request in requests if request.id not in self._prepared]:
-            self.tokenize(unknown)
         self._skip = skip
-        asked = [self._prepared[request.id] for request in requests]
-        pending = [one for one in asked if self._missing(one)]
-        longest = max(map(_most_tokens, pending), default=0)
+        pending = [one for one in self._prompts.of(requests) if self._missing(one)]
+        longest = max(map(most_tokens, pending), default=0)
         if longest > self._verified and self._scorer.name == TreeScorer.name:
             self._choose_way(longest)
         self._choose_sizes(longest)
-        self._distinct_tokens += _count_distinct(pending)
+        self._distinct_tokens += count_distinct(pending)
         scored = [one for one in pending if one.request.kind != "generate"]
         generated = [one for one in pending if one.request.kind == "generate"]
         yield from self._backing_off(
@@ -229,10 +155,7 @@ class HFEngine:
             torch.cuda.empty_cache()
 
     def _missing(self, prepared: Prepared) -> list[int]:
-        """The sample indices of a request that are not answered yet."""
-        sampling = prepared.request.sampling
-        count = sampling.n if sampling and prepared.request.kind == "generate" else 1
-        return [n for n in range(count) if (prepared.request.id, n) not in self._skip]
+        return missing(prepared, self._skip)
 
     def _streams(self, prepared: Prepared, started: float) -> list[Stream]:
         params = prepared.request.sampling or SamplingParams()
@@ -249,7 +172,7 @@ class HFEngine:
     def _choose_sizes(self, longest: int) -> None:
         """First guesses for what the settings leave open; see `_halve` for what follows."""
         kind = "cuda" if self._tree.device.type == "cuda" else "cpu"
-        text = self._config.get_text_config()
+        text = self._prompts.config.get_text_config()
         if not self._chunk_tokens:
             bounds = [_CHUNK_TOKENS[kind], _LOGITS_BYTES // (4 * text.vocab_size)]
             if kind == "cpu":
@@ -289,33 +212,6 @@ class _Either:
 
     def __contains__(self, key: object) -> bool:
         return any(key in part for part in self._parts)
-
-
-def _count_distinct(prepared: Sequence[Prepared]) -> int:
-    """Scoring and generation are computed apart, so their prefixes count apart."""
-    generated = [one.prompt for one in prepared if one.request.kind == "generate"]
-    scored = [p for one in prepared if one.request.kind != "generate" for p in one.paths()]
-    return sum(SortedPaths.of(paths).count_nodes() for paths in (generated, scored))
-
-
-def _most_tokens(prepared: Prepared) -> int:
-    """Tokens that the model may have to read: the last one of a choice is only looked up."""
-    if prepared.request.kind == "generate":
-        return size(prepared.prompt) + prepared.added_tokens()
-    return max(size(context) + size(answer) - 1 for context, answer in prepared.choices)
-
-
-def _shown(prepared: Prepared) -> str:
-    if prepared.text is not None:
-        return prepared.text
-    assert isinstance(prepared.request.prompt, str)
-    return prepared.request.prompt
-
-
-def _ids(value: int | list[int] | None) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
 
 
 def _free_bytes(device: torch.device) -> int:
