@@ -17,7 +17,11 @@ from harness.types import JSON, ModelSpec, Request, to_json
 WORKER = "harness.engines.worker"
 
 # How requests are batched and where they are answered must not change a number.
-ONLY_SPEED = {"batch_size", "chunk_tokens", "python", "delay_s", "device"}
+ONLY_SPEED = {
+    *("batch_size", "chunk_tokens", "python", "delay_s", "device"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    *("gpu_memory_utilization", "kv_cache_gib", "enforce_eager"),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

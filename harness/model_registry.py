@@ -24,7 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    ValidationError,
+)
 
 from harness.errors import BenchError, UsageError, did_you_mean
 from harness.types import JSON
@@ -50,8 +58,11 @@ class Options(BaseModel):
     max_model_len: Count | None = None
     chat_template: Text = "model"
     tensor_parallel_size: Count = 1
+    pipeline_parallel_size: Count = 1
+    data_parallel_size: Count = 1
     trust_remote_code: StrictBool = False
     engine: Text | None = None
+    engine_args: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Member(Options):
@@ -321,16 +332,25 @@ def _wait_for_lock(handle: int, path: Path) -> None:
             time.sleep(0.01)
 
 
+_COUNTS = (
+    *("hidden_dim", "num_layers", "max_model_len"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+)
+
+
 def field_value(key: str, text: str) -> Any:
     """The text of `--set key=value` as the type of that field; the check of its value comes later.
 
     >>> field_value("max_model_len", "4096"), field_value("note", "12")
     (4096, '12')
     """
-    if key in ("hidden_dim", "num_layers", "max_model_len", "tensor_parallel_size"):
+    if key in _COUNTS:
         return int(text) if text.isdecimal() else text
     if key == "trust_remote_code":
         return {"true": True, "false": False}.get(text.casefold(), text)
+    if key == "engine_args":
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
     return text
 
 

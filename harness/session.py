@@ -163,11 +163,12 @@ class Session:
     def _key(self, plan: Plan) -> str:
         spec, task = self.spec, plan.task
         settings = {k: v for k, v in self.settings.items() if k not in ONLY_SPEED}
+        engine_args = [spec.engine_args] if spec.engine_args and self.engine == "vllm" else []
         greedy = task.kind != "generate" or task.sampling.temperature == 0
         return fingerprint(
             {
                 "model": [spec.name, spec.fingerprint, spec.adapter, spec.chat_template],
-                "numbers": [self.engine, spec.dtype, spec.max_model_len, settings],
+                "numbers": [self.engine, spec.dtype, spec.max_model_len, settings, *engine_args],
                 "protocol": plan.protocol,
                 "seed": None if greedy else task.sampling.seed,
                 "offline": plan.offline,

@@ -162,6 +162,7 @@ class ModelSpec:
     name: as it stands in the history (`Tiny/base`). path: folder or hub id that is loaded.
     revision: hub commit, where there is one. fingerprint: what identifies the weights.
     chat_template: 'model' (the tokenizer's), 'none', or the path of a Jinja file.
+    engine_args: further arguments of vLLM by its own names.
     """
 
     name: str
@@ -175,8 +176,11 @@ class ModelSpec:
     max_model_len: int | None = None
     chat_template: str = "model"
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
     trust_remote_code: bool = False
     engine: str | None = None
+    engine_args: JSON = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

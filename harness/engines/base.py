@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,14 +41,39 @@ class MockSettings:
     python: str = ""
 
 
-SETTINGS: dict[str, type[HFSettings] | type[MockSettings]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMSettings:
+    """Engine `vllm`.
+
+    dtype, max_model_len, python: as for `hf`. gpu_memory_utilization: share of the memory of each
+    GPU, 0 = vLLM's own; kv_cache_gib: GiB for keys and values instead, 0 = choose.
+    tensor_parallel_size, pipeline_parallel_size, data_parallel_size: 0 = the registry's.
+    enforce_eager: auto (true on a CPU), true, false. engine_args: any other engine argument by
+    vLLM's name, over those of the registry.
+    """
+
+    dtype: str = "auto"
+    max_model_len: int = 0
+    gpu_memory_utilization: float = 0.0
+    kv_cache_gib: float = 0.0
+    tensor_parallel_size: int = 0
+    pipeline_parallel_size: int = 0
+    data_parallel_size: int = 0
+    enforce_eager: str = "auto"
+    python: str = ""
+    engine_args: JSON = dataclasses.field(default_factory=dict)
+
+
+SETTINGS: dict[str, type[HFSettings] | type[MockSettings] | type[VLLMSettings]] = {
     "hf": HFSettings,
+    "vllm": VLLMSettings,
     "mock": MockSettings,
 }
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _KINDS = {int: "whole number", float: "number", str: "text"}
+_WORDS = {"dtype": DTYPES, "enforce_eager": ("auto", "true", "false")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,20 +132,53 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
     known = [f.name for f in dataclasses.fields(SETTINGS[engine])]
     parsed: dict[str, Any] = {}
     for key, text in given.items():
-        if key not in known:
+        name, _, inner = key.partition(".")
+        if name not in known:
             raise UsageError(
                 f"unknown setting `{key}` for engine `{engine}`",
                 did_you_mean(key, known, f"it has: {', '.join(known)}"),
             )
-        default = getattr(SETTINGS[engine](), key)
-        try:
-            parsed[key] = type(default)(text)
-        except ValueError:
+        default = getattr(SETTINGS[engine](), name)
+        if isinstance(default, dict):
+            parsed[name] = parsed.get(name, {}) | named_values(name, inner, text)
+        elif inner:
             raise UsageError(
-                f"`{key}={text}` is not a {_KINDS[type(default)]}",
-                f"for example `--set {key}={default}`",
-            ) from None
-        if key == "dtype" and text not in DTYPES:
-            choices = ", ".join(DTYPES)
-            raise UsageError(f"unknown dtype `{text}`", did_you_mean(text, DTYPES, choices))
+                f"`{name}` holds no `{inner}`", f"for example `--set {name}={default}`"
+            )
+        else:
+            parsed[name] = _typed(name, text, default)
     return parsed
+
+
+def named_values(name: str, inner: str, text: str) -> JSON:
+    """The values of `name={"a": 1}`, or of `name.a=1`; what is no JSON is a text.
+
+    >>> named_values("engine_args", "quantization", "fp8"), named_values("engine_args", "", "{}")
+    ({'quantization': 'fp8'}, {})
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if inner:
+        return {inner: value}
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"`{name}={text}` is not a JSON object",
+            f"for example `--set {name}.quantization=fp8`",
+        )
+    return value
+
+
+def _typed(key: str, text: str, default: Any) -> Any:
+    try:
+        value = type(default)(text)
+    except ValueError:
+        raise UsageError(
+            f"`{key}={text}` is not a {_KINDS[type(default)]}",
+            f"for example `--set {key}={default}`",
+        ) from None
+    if text not in _WORDS.get(key, (text,)):
+        choices = _WORDS[key]
+        raise UsageError(f"unknown {key} `{text}`", did_you_mean(text, choices, ", ".join(choices)))
+    return value

@@ -51,6 +51,12 @@ class Stream:
                 self._finish(text, ended=True)
         return self.completion
 
+    def end(self, *, stopped: bool) -> Completion:
+        """The completion of a text that an engine of its own has ended here."""
+        self._finish(self.vocabulary.decode(self.ids), ended=stopped)
+        assert self.completion is not None
+        return self.completion
+
     def _kept(self, token: int) -> str:
         """What a token that ends the text leaves in it."""
         return self.stops.ids.get(token, "") if self.params.include_stop else ""

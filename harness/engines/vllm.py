@@ -1,0 +1,186 @@
+"""Engine `vllm`: vLLM's offline engine, for all tasks of a model and for several models at once.
+
+Models of one start are served one after another: adapters of one base by name, checkpoints of one
+shape by reading their weights into place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from harness.engines import vllm_start
+from harness.engines.base import EngineInfo, Tokenized, VLLMSettings
+from harness.engines.loading import pick_dtype
+from harness.engines.prompts import Key, Prompts, count_distinct, end_tokens, missing, most_tokens
+from harness.engines.stopping import Vocabulary
+from harness.engines.trie import size
+from harness.errors import WorkerError
+from harness.types import JSON, Completion, ModelSpec, Request
+
+
+class VLLMEngine:
+    """companions: the models that this start is to serve after `model`."""
+
+    def __init__(
+        self, model: ModelSpec, settings: VLLMSettings, companions: Sequence[ModelSpec] = ()
+    ) -> None:
+        self._settings = settings
+        self._adapters = [one.adapter for one in (model, *companions) if one.adapter]
+        self._engine: Any = None
+        self._loaded_path = ""
+        self._distinct_tokens = 0
+        self._reloads: dict[str, float] = {}
+        self.switch(model)
+
+    def switch(self, model: ModelSpec) -> None:
+        """Requests and `load` are about this model from now on."""
+        self._model = model
+        self._prompts = Prompts(model, "vllm", self._settings.max_model_len)
+
+    def tokenize(self, requests: Sequence[Request]) -> Tokenized:
+        """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
+        return self._prompts.take(requests)
+
+    def load(self) -> EngineInfo:
+        """Raises WorkerError with a cause; StartAnew where a running engine cannot take over."""
+        vllm = vllm_start.import_vllm()
+        from vllm.platforms import current_platform
+
+        self._cpu = bool(current_platform.is_cpu())
+        self._dtype = self._pick_dtype()
+        if self._engine is None:
+            self._start()
+        else:
+            self._take_over()
+        self._choose_adapter()
+        self._vocabulary = Vocabulary(self._prompts.encoder.tokenizer)
+        self._eos = end_tokens(self._generation_config(), self._prompts.encoder.tokenizer)
+        parallel = self._engine.vllm_config.parallel_config
+        versions = {m.__name__: m.__version__ for m in (torch, transformers, vllm)}
+        return EngineInfo(
+            engine_version=f"vllm {vllm.__version__}",
+            dtype=self._dtype,
+            device="CPU" if self._cpu else current_platform.get_device_name(),
+            gpus=0 if self._cpu else parallel.world_size,
+            packages=versions,
+        )
+
+    def _pick_dtype(self) -> str:
+        device = torch.device("cpu" if self._cpu else "cuda")
+        picked = pick_dtype(self._model, self._settings.dtype, device)
+        own = picked or getattr(self._prompts.config.get_text_config(), "dtype", None)
+        if own is None:
+            own = getattr(self._prompts.config, "dtype", None) or torch.bfloat16
+        return str(own).removeprefix("torch.")
+
+    def _needed(self) -> int:
+        asked = self._prompts.all()
+        scored = [most_tokens(one) for one in asked if one.request.kind != "generate"]
+        longest = self._prompts.longest()
+        return vllm_start.needed_tokens(longest, max(scored, default=0), self._prompts.context)
+
+    def _start(self) -> None:
+        made = vllm_start.arguments(
+            self._model,
+            self._settings,
+            dtype=self._dtype,
+            tokens=self._needed(),
+            cpu=self._cpu,
+            adapters=self._adapters,
+        )
+        if self._cpu and made["enforce_eager"]:
+            vllm_start.forget_compilers()
+        long = any(size(a) > 1 for one in self._prompts.all() for _, a in one.choices)
+        self._engine = vllm_start.start(self._model, self._settings, made, scores_texts=long)
+        self._loaded_path = self._model.path
+        from harness.engines.vllm_queue import Queue
+
+        self._queue = Queue(self._engine)
+
+    def _take_over(self) -> None:
+        from harness.engines.vllm_reload import StartAnew, probes, reload
+
+        if self._needed() > self._engine.model_config.max_model_len:
+            raise StartAnew(f"`{self._model.name}` is asked longer prompts than the one before")
+        if self._model.path == self._loaded_path:
+            return
+        self._queue.lora = None
+        prompts = [one.prompt for one in self._prompts.all()]
+        vocabulary = self._engine.model_config.get_vocab_size()
+        self._reloads[self._model.name] = reload(
+            self._queue,
+            self._engine,
+            self._model,
+            self._prompts.config,
+            self._dtype,
+            probes(prompts, vocabulary),
+        )
+        self._loaded_path = self._model.path
+
+    def _choose_adapter(self) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._queue.lora = None
+        if self._model.adapter is None:
+            return
+        vllm_start.check_adapter(self._model)
+        number = self._adapters.index(self._model.adapter) + 1
+        lora = LoRARequest(self._model.name, number, self._model.adapter)
+        try:
+            self._engine.add_lora(lora)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise WorkerError(
+                f"vLLM cannot use the adapter of `{self._model.name}`: "
+                f"{vllm_start.sentence(error)}",
+                "use `--engine hf`, or merge the adapter into its base",
+                cause="adapter_mismatch",
+            ) from error
+        self._queue.lora = lora
+
+    def _generation_config(self) -> Any:
+        try:
+            return transformers.GenerationConfig.from_pretrained(
+                self._model.path, revision=self._model.revision
+            )
+        except OSError:
+            return self._prompts.config.get_text_config()
+
+    def run(
+        self, requests: Sequence[Request], skip: Container[Key] = frozenset()
+    ) -> Iterator[Completion]:
+        from harness.engines.vllm_asks import Judge, Writer
+
+        pending = [one for one in self._prompts.of(requests) if missing(one, skip)]
+        self._distinct_tokens += count_distinct(pending)
+        scored = [one for one in pending if one.request.kind != "generate"]
+        written = [one for one in pending if one.request.kind == "generate"]
+        writer = Writer(self._vocabulary, self._eos)
+        self._judge = Judge(
+            self._engine.vllm_config.cache_config.block_size,
+            replays=self._engine.model_config.enable_trace_replay,
+        )
+        texts = [ask for one in written for ask in writer.asks(one, missing(one, skip))]
+        # Texts first: they take longest, and what is scored fills the room that they leave.
+        asks = sorted(texts, key=lambda ask: ask.prompt)
+        asks += sorted(self._judge.asks(scored), key=lambda ask: ask.prompt)
+        yield from self._queue.run(asks)
+
+    def stats(self) -> JSON:
+        """forwarded_tokens: of prompts, computed and not taken from the prefix cache.
+        distinct_tokens: the least number. block_tokens: what a prefix is rounded down to.
+        scored: how many questions were scored in which way. reloads: mean difference from
+        transformers, in nats, of each model whose weights were read into place."""
+        queue = self._queue
+        return {
+            "forwarded_tokens": queue.prompt_tokens - queue.cached_tokens,
+            "distinct_tokens": self._distinct_tokens,
+            "decoded_tokens": queue.decoded_tokens,
+            "requests": queue.requests,
+            "block_tokens": self._engine.vllm_config.cache_config.block_size,
+            "scored": dict(self._judge.ways),
+            "reloads": dict(self._reloads),
+        }

@@ -1,0 +1,96 @@
+"""Another checkpoint of the same shape in a started engine: weights are read into place, and then
+proved against transformers on a few prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.engines.loading import load_model
+from harness.engines.trie import TOKEN_BYTES, pack, size, unpack
+from harness.engines.vllm_asks import Ask, Params
+from harness.engines.vllm_queue import Queue
+from harness.errors import WorkerError
+from harness.types import Completion, ModelSpec
+
+_PROMPTS, _TOKENS = 3, 48
+# Largest mean difference, in nats per token, that rounding explains.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
+
+
+class StartAnew(WorkerError):
+    """This engine start cannot serve the next model; a new worker can."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, cause="start_anew")
+
+
+def probes(prompts: Sequence[bytes], vocabulary: int) -> list[bytes]:
+    """A few prompts to compare on: the longest starts, or tokens drawn from all over the
+    vocabulary where the prompts are too short to say anything."""
+    heads = sorted({prompt[: _TOKENS * TOKEN_BYTES] for prompt in prompts}, key=lambda p: -len(p))
+    chosen = [head for head in heads[:_PROMPTS] if size(head) > 1]
+    digest = hashlib.sha256(b"probe").digest()
+    return [*chosen, pack([int(byte) * vocabulary // 256 for byte in digest])]
+
+
+def engine_logprobs(queue: Queue, prompts: Sequence[bytes]) -> list[float]:
+    """log p of every token of the prompts but the first, as the engine computes them."""
+    found: dict[int, list[float]] = {}
+    list(queue.run([_probe(n, prompt, found) for n, prompt in enumerate(prompts)]))
+    return [logprob for n in range(len(prompts)) for logprob in found[n]]
+
+
+def _probe(number: int, prompt: bytes, found: dict[int, list[float]]) -> Ask:
+    params = Params(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+
+    def take(output: Any) -> Completion | None:
+        rows = zip(unpack(prompt)[1:], output.prompt_logprobs[1:], strict=True)
+        found[number] = [row[token].logprob for token, row in rows]
+        return None
+
+    return Ask(prompt, params, take)
+
+
+@torch.inference_mode()
+def transformers_logprobs(
+    model: ModelSpec, config: Any, dtype: torch.dtype | None, prompts: Sequence[bytes]
+) -> list[float]:
+    """The same from transformers, on the CPU: the GPU's memory is the engine's."""
+    loaded = load_model(model, config, dtype, torch.device("cpu"))
+    found: list[float] = []
+    for prompt in prompts:
+        ids = torch.tensor([unpack(prompt)])
+        logprobs = loaded(ids).logits[0, :-1].float().log_softmax(-1)
+        found += logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
+    return found
+
+
+def reload(
+    queue: Queue, engine: Any, model: ModelSpec, config: Any, dtype: str, prompts: Sequence[bytes]
+) -> float:
+    """Read the weights of `model` into the engine; the mean difference from transformers, in nats.
+
+    Raises StartAnew where the engine does not compute what transformers does afterwards.
+    """
+    before = engine_logprobs(queue, prompts)
+    try:
+        engine.collective_rpc("reload_weights", kwargs={"weights_path": model.path})
+    except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise StartAnew(f"the weights could not be read into place ({error})") from error
+    if not engine.reset_prefix_cache():
+        raise StartAnew("the prefix cache could not be emptied")
+    after = engine_logprobs(queue, prompts)
+    if after == before:
+        raise StartAnew("the engine computes what it computed before")
+    wanted = transformers_logprobs(model, config, getattr(torch, dtype), prompts)
+    differences = [abs(a - b) for a, b in zip(after, wanted, strict=True)]
+    mean = sum(differences) / len(differences)
+    if not mean <= _TOLERANCE[dtype]:
+        raise StartAnew(
+            f"log-probabilities differ from those of transformers by {mean:.4f} nats on average"
+        )
+    return mean
