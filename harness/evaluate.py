@@ -1,7 +1,7 @@
 """Evaluate models on tasks: plan → infer → score → store, each step in a module of its own.
 
 This module holds the options, checks and plans everything that needs no model, and then gives
-each model to a `Session`.
+each model to a `Session`; models that one engine can serve are asked together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from harness.questions import questions
 from harness.registry import task as find_task
 from harness.registry import tasks as find_tasks
 from harness.session import Listener, Session, Silent
+from harness.sharing import groups
 from harness.task import Task
+from harness.together import evaluate_together, finish
 from harness.types import JSON, ModelSpec, Run
 
 
@@ -77,21 +79,24 @@ def evaluate(
     options = replace(options or Options(), **changes)
     home = runs.home_folder(options.home)
     with planned(models, tasks, options) as (specs, plans):
-        finished: list[Run] = []
-        for spec in specs:
-            engine, settings = engine_settings(spec, options)
-            session = Session(
-                home,
-                spec,
-                engine,
-                settings,
-                seed=options.seed,
-                fresh=options.fresh,
-                listener=listener or Silent(),
-            )
-            finished += session.evaluate(plans)
+        finished: dict[str, list[Run]] = {}
+        for group in groups([(spec, *engine_settings(spec, options)) for spec in specs]):
+            sessions = [
+                Session(
+                    home,
+                    spec,
+                    engine,
+                    settings,
+                    seed=options.seed,
+                    fresh=options.fresh,
+                    listener=listener or Silent(),
+                )
+                for spec, engine, settings in group
+            ]
+            evaluate_together(sessions, plans)
+            finished |= {session.spec.name: session.results() for session in sessions}
         store.record_models(home, history_rows(home))
-        return finished
+        return [run for spec in specs for run in finished[spec.name]]
 
 
 def resume(wanted: str, home: Path | None = None, listener: Listener | None = None) -> Run:
@@ -118,7 +123,7 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
     session = Session(
         place, spec, run.engine, run.engine_settings, seed=run.seed, listener=listener or Silent()
     )
-    return session.resume(run, task)
+    return finish(session, run, task)
 
 
 @contextmanager

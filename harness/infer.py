@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.engines.base import Tokenized
@@ -25,22 +26,43 @@ ONLY_SPEED = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One model and its runs: (run folder, task id; '' leaves request ids as they are)."""
+
+    model: ModelSpec
+    runs: tuple[tuple[Path, str], ...]
+
+    def to_json(self) -> JSON:
+        runs = [{"folder": str(folder), "task": task} for folder, task in self.runs]
+        return {"model": to_json(self.model), "runs": runs}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker is to do. runs: (run folder, task id; '' leaves request ids as they are).
-    settings: the engine's, checked."""
+    """What a worker is to do. runs: as in `Part`. settings: the engine's, checked. then: further
+    models for the same engine start (see `harness.sharing`)."""
 
     model: ModelSpec
     engine: str
     settings: JSON
     runs: tuple[tuple[Path, str], ...]
+    then: tuple[Part, ...] = ()
     tokenize_only: bool = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return Part(model=self.model, runs=self.runs), *self.then
+
+    def without(self, count: int) -> Job:
+        """What is left after the first parts."""
+        first, *others = self.parts[count:]
+        return dataclasses.replace(self, model=first.model, runs=first.runs, then=tuple(others))
 
     def to_json(self) -> JSON:
         return {
-            "model": to_json(self.model),
             "engine": self.engine,
             "settings": self.settings,
-            "runs": [{"folder": str(folder), "task": task} for folder, task in self.runs],
+            "parts": [part.to_json() for part in self.parts],
             "tokenize_only": self.tokenize_only,
         }
 
@@ -48,9 +70,21 @@ class Job:
 def infer(job: Job, *, log: Path, hold: Sequence[int] = ()) -> Iterator[JSON]:
     """The worker's events as they come (see `harness.engines.worker`).
 
+    A model that a running engine turns out not to serve gets a new worker, with those after it.
     Raises WorkerError when the worker says that it failed, or ends in any other way than success.
     The worker is gone when this generator is finished or closed.
     """
+    left: Job | None = job
+    while left is not None:
+        current, left = left, None
+        with contextlib.closing(_one_worker(current, log, hold)) as events:
+            for event in events:
+                if event["event"] == "start_anew":
+                    left = current.without(event["part"])
+                yield event
+
+
+def _one_worker(job: Job, log: Path, hold: Sequence[int]) -> Generator[JSON, None, None]:
     # ascii: a lone surrogate in a path or name must not stop the job from being passed on.
     child = start(WORKER, [json.dumps(job.to_json())], log=log, python=_python(job), hold=hold)
     assert child.stdout is not None

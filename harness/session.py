@@ -1,23 +1,23 @@
-"""All runs of one model: opened, asked in one worker, scored as they finish, stored at the end.
+"""All runs of one model: opened, followed while a worker answers them, scored as they finish.
 
 Here is decided which runs are new, which go on and which are done already, and what a worker
-reports becomes manifests.
+reports becomes manifests. `harness.together` starts the worker.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from harness import runs, store
+from harness import runs
 from harness.bridge.scoring import score_lm_eval
 from harness.errors import BenchError, UsageError, WorkerError
-from harness.infer import ONLY_SPEED, Job, infer
+from harness.infer import ONLY_SPEED, Part
 from harness.judgements import write_appointed
 from harness.judging import ask_judge
 from harness.lm_eval_task import is_lm_eval
@@ -49,7 +49,7 @@ class Silent:
 
 
 class Session:
-    """Evaluate one model under a number of plans, with one engine start."""
+    """Evaluate one model under a number of plans."""
 
     def __init__(
         self,
@@ -68,36 +68,29 @@ class Session:
         self.unjudged: list[str] = []
         self.locks: list[int] = []
         self.closed: dict[str, Run] = {}
+        self.order: list[str] = []
         self.asked: tuple[str, ...] = ()
+        self.start_anew = ""
         self.bugs: list[GraderError] = []
         self.begun = time.monotonic()
 
-    def evaluate(self, plans: Sequence[Plan]) -> list[Run]:
+    def begin(self, plans: Sequence[Plan], stack: ExitStack) -> None:
+        """Open one run for each plan. stack: gives their locks back."""
+        self.order = [self._begin(plan, stack) for plan in plans]
+        for plan, run_id in zip(plans, self.order, strict=True):
+            if plan.judge is not None and run_id in self.open:
+                write_appointed(runs.folder_of(self.home, run_id), plan.judge)
+
+    def begin_again(self, run: Run, task: Task, stack: ExitStack) -> None:
+        """Open a run from its folder alone: its requests are there, no dataset is needed."""
+        lock = runs.lock(runs.folder_of(self.home, run.run_id))
+        if lock is None:
+            raise UsageError(f"`{run.run_id}` is being worked on by another process")
+        self.order = [self._hold(self._go_on(run), task, lock, stack)]
+
+    def results(self) -> list[Run]:
         """One run for each plan, in order; failed ones too."""
-        with self._stored() as stack:
-            order = [self._begin(plan, stack) for plan in plans]
-            for plan, run_id in zip(plans, order, strict=True):
-                if plan.judge is not None and run_id in self.open:
-                    write_appointed(runs.folder_of(self.home, run_id), plan.judge)
-            self._work()
-        return [self.closed[run_id] for run_id in order]
-
-    def resume(self, run: Run, task: Task) -> Run:
-        """Finish a run from its folder alone: its requests are there, no dataset is needed."""
-        with self._stored() as stack:
-            lock = runs.lock(runs.folder_of(self.home, run.run_id))
-            if lock is None:
-                raise UsageError(f"`{run.run_id}` is being worked on by another process")
-            self._hold(self._go_on(run), task, lock, stack)
-            self._work()
-        return self.closed[run.run_id]
-
-    @contextmanager
-    def _stored(self) -> Iterator[ExitStack]:
-        """Whatever happens inside, locks are given back and the history learns of it."""
-        with ExitStack() as stack:
-            stack.callback(store.sync, self.home, say=self.listener.note)
-            yield stack
+        return [self.closed[run_id] for run_id in self.order]
 
     def _begin(self, plan: Plan, stack: ExitStack) -> str:
         """Open the run for a plan: one that is done, one to go on with, or a new one."""
@@ -175,39 +168,18 @@ class Session:
             }
         )
 
-    def _work(self) -> None:
-        """Ask the model, then the judges of its answers; bugs of graders are told at the end."""
-        try:
-            self._ask()
-            self._judge()
-        except KeyboardInterrupt:
-            self._close_all(WorkerError("interrupted by the user", cause="interrupted"))
-            raise
-        if self.bugs:
-            raise self.bugs[0]
-
-    def _ask(self) -> None:
-        """Start the worker for all open runs, if any, and follow its events to the end."""
-        if not self.open:
-            return
+    def part(self) -> Part | None:
+        """What a worker is to answer for this model, None where nothing is open."""
         self.asked = tuple(self.open)
-        folders = {run_id: runs.folder_of(self.home, run_id) for run_id in self.open}
-        job = Job(
-            model=self.spec,
-            engine=self.engine,
-            settings=self.settings,
-            runs=tuple((folders[i], task.id) for i, (_, task) in self.open.items()),
-        )
-        try:
-            log = _shared_log(list(folders.values()))
-            for event in infer(job, log=log, hold=self.locks):
-                self._hear(event)
-        except BenchError as error:
-            self._report(error)
-            for run_id in [run_id for run_id in self.open if run_id not in self.unjudged]:
-                self._close(run_id, error)
+        asked = ((runs.folder_of(self.home, i), task.id) for i, (_, task) in self.open.items())
+        return Part(model=self.spec, runs=tuple(asked)) if self.open else None
 
-    def _judge(self) -> None:
+    def fail(self, error: BenchError) -> None:
+        """The worker is gone: what it had not finished has failed."""
+        for run_id in [run_id for run_id in self.open if run_id not in self.unjudged]:
+            self._close(run_id, error)
+
+    def judge(self) -> None:
         """Let judges read the answers that wait for it, now that the model's memory is free."""
         if not self.unjudged:
             return
@@ -217,10 +189,10 @@ class Session:
             if error is None:
                 self._score(folder.name)
             else:
-                self._report(error)
+                self.report(error)
                 self._close(folder.name, error)
 
-    def _hear(self, event: JSON) -> None:
+    def hear(self, event: JSON) -> None:
         """Take in one event of the worker (they are listed in `harness.engines.worker`)."""
         match event["event"]:
             case "tokenized":
@@ -233,12 +205,17 @@ class Session:
                 self.listener.progress(self.spec.name, event)
             case "refused":
                 error = WorkerError(event["message"], event["hint"], cause=event["cause"])
-                self._report(error)
+                self.report(error)
                 self._close(_run_id(event), error)
             case "finished":
                 self._finish(_run_id(event))
             case "stats":
                 self._record_stats(event["stats"])
+            case "start_anew":
+                self.listener.note(
+                    f"{self.spec.name}: gets an engine start of its own: {event['message']}"
+                )
+                self.start_anew = event["message"]
 
     def _loaded(self, info: JSON) -> None:
         self.listener.note(f"{self.spec.name}: loaded on {info['device']} in {info['dtype']}")
@@ -258,7 +235,8 @@ class Session:
         for run_id in self.asked:
             waits = run_id in self.open
             run = self.open[run_id][0] if waits else self.closed[run_id]
-            merged = replace(run, engine_stats={**run.engine_stats, "session": stats})
+            why = {"start_anew": self.start_anew} if self.start_anew else {}
+            merged = replace(run, engine_stats={**run.engine_stats, "session": stats, **why})
             if waits:
                 self._update(merged, self.open[run_id][1])
             else:
@@ -280,7 +258,7 @@ class Session:
             grade = score_lm_eval if is_lm_eval(task) else score
             graded = grade(runs.folder_of(self.home, run_id), task)
         except BenchError as error:
-            self._report(error)
+            self.report(error)
             self._close(run_id, error)
             return
         except GraderError as error:
@@ -298,7 +276,7 @@ class Session:
         )
         self._put_away(done)
 
-    def _close_all(self, error: BenchError) -> None:
+    def close_all(self, error: BenchError) -> None:
         for run_id in list(self.open):
             self._close(run_id, error)
 
@@ -319,7 +297,7 @@ class Session:
         if run.status == "done":
             _FINISHED_HERE.add(run.run_id)
 
-    def _report(self, error: BenchError) -> None:
+    def report(self, error: BenchError) -> None:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         self.listener.note(f"error: {error.message}{hint}")
 
@@ -336,14 +314,3 @@ def _is_earlier(run: Run) -> bool:
 
 def _run_id(event: JSON) -> str:
     return Path(event["run"]).name
-
-
-def _shared_log(folders: Sequence[Path]) -> Path:
-    """One worker serves all these runs, so they share one log: a hard link in each folder."""
-    log = folders[0] / runs.WORKER_LOG
-    with runs.writing(log):
-        log.touch()
-        for folder in folders[1:]:
-            if not (folder / runs.WORKER_LOG).exists():
-                os.link(log, folder / runs.WORKER_LOG)
-    return log

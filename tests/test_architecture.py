@@ -50,6 +50,8 @@ LAYERS = {
             "rescore",
             "disagreements",
             "session",
+            "sharing",
+            "together",
             "evaluate",
             "dry_run",
             "compare",

@@ -8,8 +8,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import UsageError, did_you_mean
-from harness.types import JSON, Completion, Request
+from harness.errors import UsageError, WorkerError, did_you_mean
+from harness.types import JSON, Completion, ModelSpec, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,26 @@ class Engine(Protocol):
         self, requests: Sequence[Request], skip: Container[tuple[str, int]] = frozenset()
     ) -> Iterator[Completion]: ...
     def stats(self) -> JSON: ...
+
+
+class SharedEngine(Engine, Protocol):
+    """An engine whose one start serves several models, one after another.
+
+    switch: requests and `load` are about that model from now on. `load` raises StartAnewError where the
+    running engine cannot serve it.
+    """
+
+    def switch(self, model: ModelSpec) -> None: ...
+
+
+class StartAnewError(WorkerError):
+    """This engine start cannot serve the next model; a new worker can."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, cause="start_anew")
+
+
+SHARED = ("vllm",)  # the engines of which that is true
 
 
 def parse_settings(engine: str, given: dict[str, str]) -> JSON:

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from harness.engines import vllm_start
-from harness.engines.base import EngineInfo, Tokenized, VLLMSettings
+from harness.engines.base import EngineInfo, StartAnewError, Tokenized, VLLMSettings
 from harness.engines.loading import pick_dtype
 from harness.engines.prompts import Key, Prompts, count_distinct, end_tokens, missing, most_tokens
 from harness.engines.stopping import Vocabulary
@@ -46,7 +46,7 @@ class VLLMEngine:
         return self._prompts.take(requests)
 
     def load(self) -> EngineInfo:
-        """Raises WorkerError with a cause; StartAnew where a running engine cannot take over."""
+        """Raises WorkerError with a cause; StartAnewError where a running engine cannot take over."""
         vllm = vllm_start.import_vllm()
         from vllm.platforms import current_platform
 
@@ -102,13 +102,16 @@ class VLLMEngine:
         self._queue = Queue(self._engine)
 
     def _take_over(self) -> None:
-        from harness.engines.vllm_reload import StartAnew, probes, reload
+        from harness.engines.vllm_reload import probes, reload
 
         if self._needed() > self._engine.model_config.max_model_len:
-            raise StartAnew(f"`{self._model.name}` is asked longer prompts than the one before")
+            raise StartAnewError(
+                f"`{self._model.name}` is asked longer prompts than the one before"
+            )
         if self._model.path == self._loaded_path:
             return
         self._queue.lora = None
+        self._loaded_path = ""  # if this fails, nobody knows what the weights are
         prompts = [one.prompt for one in self._prompts.all()]
         vocabulary = self._engine.model_config.get_vocab_size()
         self._reloads[self._model.name] = reload(

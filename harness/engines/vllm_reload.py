@@ -9,23 +9,16 @@ from typing import Any
 
 import torch
 
+from harness.engines.base import StartAnewError
 from harness.engines.loading import load_model
 from harness.engines.trie import TOKEN_BYTES, pack, size, unpack
 from harness.engines.vllm_asks import Ask, Params
 from harness.engines.vllm_queue import Queue
-from harness.errors import WorkerError
 from harness.types import Completion, ModelSpec
 
 _PROMPTS, _TOKENS = 3, 48
 # Largest mean difference, in nats per token, that rounding explains.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
-
-
-class StartAnew(WorkerError):
-    """This engine start cannot serve the next model; a new worker can."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, cause="start_anew")
 
 
 def probes(prompts: Sequence[bytes], vocabulary: int) -> list[bytes]:
@@ -74,23 +67,23 @@ def reload(
 ) -> float:
     """Read the weights of `model` into the engine; the mean difference from transformers, in nats.
 
-    Raises StartAnew where the engine does not compute what transformers does afterwards.
+    Raises StartAnewError where the engine does not compute what transformers does afterwards.
     """
     before = engine_logprobs(queue, prompts)
     try:
         engine.collective_rpc("reload_weights", kwargs={"weights_path": model.path})
     except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise StartAnew(f"the weights could not be read into place ({error})") from error
+        raise StartAnewError(f"the weights could not be read into place ({error})") from error
     if not engine.reset_prefix_cache():
-        raise StartAnew("the prefix cache could not be emptied")
+        raise StartAnewError("the prefix cache could not be emptied")
     after = engine_logprobs(queue, prompts)
     if after == before:
-        raise StartAnew("the engine computes what it computed before")
+        raise StartAnewError("the engine computes what it computed before")
     wanted = transformers_logprobs(model, config, getattr(torch, dtype), prompts)
     differences = [abs(a - b) for a, b in zip(after, wanted, strict=True)]
     mean = sum(differences) / len(differences)
     if not mean <= _TOLERANCE[dtype]:
-        raise StartAnew(
+        raise StartAnewError(
             f"log-probabilities differ from those of transformers by {mean:.4f} nats on average"
         )
     return mean

@@ -1,14 +1,16 @@
 """The worker process: `python -m harness.engines.worker JOB`, where JOB is one JSON object.
 
 It answers the requests of several runs with one engine start, appends each completion to the
-run's own file, and reports to its parent by JSON lines on stdout:
+run's own file, and reports to its parent by JSON lines on stdout. A job has one part for each
+model, and the parts are worked on in turn.
 
     {"event": "tokenized", "run", "counts"}  what the tokenizer makes of a run, before weights load
     {"event": "refused", "run", "cause", "message", "hint"}
-    {"event": "loaded", "info"}              EngineInfo
-    {"event": "progress", "done", "total", "prompt_tokens", "completion_tokens"}
+    {"event": "loaded", "model", "info"}     EngineInfo
+    {"event": "progress", "model", "done", "total", "prompt_tokens", "completion_tokens"}
     {"event": "finished", "run"}             every request of that run is answered
-    {"event": "stats", "stats"}              the engine's own counts, at the end
+    {"event": "stats", "model", "stats"}     the engine's own counts, at the end of a part
+    {"event": "start_anew", "part", "model", "message"}  this part and the rest need a new worker
     {"event": "failed", "cause", "message", "hint"}
 
 Standard library only, apart from the engine: the interpreter may be another environment's.
@@ -26,12 +28,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from harness.engines.base import SETTINGS, Engine
+from harness.engines.base import SETTINGS, Engine, SharedEngine, StartAnewError
 from harness.errors import WorkerError
 from harness.runs import COMPLETIONS, mend_tail, read_completions, read_requests
 from harness.types import JSON, Completion, ModelSpec, Request, request_from_json, to_json
+
+# Causes that another model of the same start need not share.
+_OF_ONE_MODEL = ("adapter_mismatch", "bad_checkpoint")
 
 
 class Channel:
@@ -75,12 +80,19 @@ def read_work(run: JSON) -> Work:
     return Work(folder=folder, prefix=prefix, requests=requests, done=done)
 
 
-def make_engine(name: str, model: ModelSpec, settings: JSON) -> Engine:
+def make_engine(
+    name: str, model: ModelSpec, settings: JSON, companions: Sequence[ModelSpec] = ()
+) -> Engine:
+    """companions: further models that the same start is to serve."""
     typed: Any = SETTINGS[name](**settings)
     if name == "hf":
         from harness.engines.hf import HFEngine
 
         return HFEngine(model, typed)
+    if name == "vllm":
+        from harness.engines.vllm import VLLMEngine
+
+        return VLLMEngine(model, typed, companions)
     from harness.engines.mock import MockEngine
 
     return MockEngine(model, typed)
@@ -102,9 +114,10 @@ def accepted(engine: Engine, works: Sequence[Work], channel: Channel) -> Iterato
 
 
 class Progress:
-    """Tells the parent how far all runs are, at most five times a second."""
+    """Tells the parent how far the runs of a model are, at most five times a second."""
 
-    def __init__(self, works: Sequence[Work], channel: Channel) -> None:
+    def __init__(self, model: str, works: Sequence[Work], channel: Channel) -> None:
+        self._model = model
         self._channel = channel
         self._missing = {work.folder: work.missing for work in works}
         self._counts = {"done": 0, "total": sum(self._missing.values())}
@@ -118,16 +131,16 @@ class Progress:
         self._counts["completion_tokens"] += completion.completion_tokens
         if time.monotonic() - self._told > 0.2 or self._counts["done"] == self._counts["total"]:
             self._told = time.monotonic()
-            self._channel.send("progress", **self._counts)
+            self._channel.send("progress", model=self._model, **self._counts)
         if self._missing[folder] == 0:
             self._channel.send("finished", run=str(folder))
 
 
-def answer(engine: Engine, works: Sequence[Work], channel: Channel) -> None:
+def answer(engine: Engine, model: str, works: Sequence[Work], channel: Channel) -> None:
     """Put the requests of all runs in one queue; write each completion into its own run."""
     owners = {request.id: work for work in works for request in work.requests}
     skip = frozenset(key for work in works for key in work.done)
-    progress = Progress(works, channel)
+    progress = Progress(model, works, channel)
     with contextlib.ExitStack() as stack:
         files = {
             work.folder: stack.enter_context((work.folder / COMPLETIONS).open("ab"))
@@ -143,13 +156,28 @@ def answer(engine: Engine, works: Sequence[Work], channel: Channel) -> None:
 
 
 def work_on(job: JSON, channel: Channel) -> None:
-    engine = make_engine(job["engine"], ModelSpec(**job["model"]), job["settings"])
-    works = tuple(accepted(engine, [read_work(run) for run in job["runs"]], channel))
-    if job["tokenize_only"] or not works:
-        return
-    channel.send("loaded", info=dataclasses.asdict(engine.load()))
-    answer(engine, works, channel)
-    channel.send("stats", stats=engine.stats())
+    models = [ModelSpec(**part["model"]) for part in job["parts"]]
+    engine = make_engine(job["engine"], models[0], job["settings"], models[1:])
+    for number, (model, part) in enumerate(zip(models, job["parts"], strict=True)):
+        if number:
+            cast(SharedEngine, engine).switch(model)
+        works = tuple(accepted(engine, [read_work(run) for run in part["runs"]], channel))
+        if job["tokenize_only"] or not works:
+            continue
+        try:
+            info = engine.load()
+        except StartAnewError as error:
+            channel.send("start_anew", part=number, model=model.name, message=error.message)
+            return
+        except WorkerError as error:
+            if len(models) == 1 or error.cause not in _OF_ONE_MODEL:
+                raise
+            for work in works:
+                channel.send("refused", run=str(work.folder), **_described(error))
+            continue
+        channel.send("loaded", model=model.name, info=dataclasses.asdict(info))
+        answer(engine, model.name, works, channel)
+        channel.send("stats", model=model.name, stats=engine.stats())
 
 
 def end_with_parent() -> None:

@@ -1,0 +1,111 @@
+"""Sessions that share one engine start: one worker answers the runs of all their models in turn."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness import runs, store
+from harness.errors import BenchError, WorkerError
+from harness.infer import Job, Part, infer
+from harness.plan import Plan
+from harness.session import Session
+from harness.task import Task
+from harness.types import JSON, Run
+
+
+def evaluate_together(sessions: Sequence[Session], plans: Sequence[Plan]) -> None:
+    """Every model under every plan; the runs are then in each session's `results`."""
+    with _stored(sessions[0]) as stack:
+        for session in sessions:
+            session.begin(plans, stack)
+        _work(sessions)
+
+
+def finish(session: Session, run: Run, task: Task) -> Run:
+    """Go on with a run that was interrupted or failed."""
+    with _stored(session) as stack:
+        session.begin_again(run, task, stack)
+        _work([session])
+    return session.results()[0]
+
+
+@contextmanager
+def _stored(session: Session) -> Iterator[ExitStack]:
+    """Whatever happens inside, locks are given back and the history learns of it."""
+    with ExitStack() as stack:
+        stack.callback(store.sync, session.home, say=session.listener.note)
+        yield stack
+
+
+def _work(sessions: Sequence[Session]) -> None:
+    """Ask the models, then the judges of their answers; bugs of graders are told at the end."""
+    try:
+        _ask(sessions)
+        for session in sessions:
+            session.judge()
+    except KeyboardInterrupt:
+        for session in sessions:
+            session.close_all(WorkerError("interrupted by the user", cause="interrupted"))
+        raise
+    if bugs := [bug for session in sessions for bug in session.bugs]:
+        raise bugs[0]
+
+
+def _ask(sessions: Sequence[Session]) -> None:
+    """Start the worker for all open runs, if any, and follow its events to the end."""
+    parts = {session.spec.name: session.part() for session in sessions}
+    asked = [part for part in parts.values() if part is not None]
+    if not asked:
+        return
+    job = Job(
+        model=asked[0].model,
+        engine=sessions[0].engine,
+        settings=sessions[0].settings,
+        runs=asked[0].runs,
+        then=tuple(asked[1:]),
+    )
+    locks = [lock for session in sessions for lock in session.locks]
+    turns = _Turns(sessions, asked)
+    try:
+        for event in infer(job, log=_shared_log(asked), hold=locks):
+            turns.of(event).hear(event)
+    except BenchError as error:
+        sessions[0].report(error)
+        for session in sessions:
+            session.fail(error)
+
+
+class _Turns:
+    """Whose event it is. A session's time runs from its first event on."""
+
+    def __init__(self, sessions: Sequence[Session], parts: Sequence[Part]) -> None:
+        self._by_model = {session.spec.name: session for session in sessions}
+        self._owners = {
+            str(folder): self._by_model[part.model.name]
+            for part in parts
+            for folder, _ in part.runs
+        }
+        self._current = self._by_model[parts[0].model.name]
+
+    def of(self, event: JSON) -> Session:
+        named = event.get("run")
+        session = self._by_model[event["model"]] if named is None else self._owners[named]
+        if session is not self._current:
+            self._current, session.begun = session, time.monotonic()
+        return session
+
+
+def _shared_log(parts: Sequence[Part]) -> Path:
+    """One worker serves all these runs, so they share one log: a hard link in each folder."""
+    folders = [folder for part in parts for folder, _ in part.runs]
+    log = folders[0] / runs.WORKER_LOG
+    with runs.writing(log):
+        log.touch()
+        for folder in folders[1:]:
+            if not (folder / runs.WORKER_LOG).exists():
+                os.link(log, folder / runs.WORKER_LOG)
+    return log
