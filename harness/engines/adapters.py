@@ -18,7 +18,8 @@ _PREFIX = "base_model.model."
 def adapter_rank(adapter: str) -> int:
     """The largest rank that any module of the adapter has."""
     config: dict[str, Any] = json.loads((Path(adapter) / "adapter_config.json").read_text())
-    return max([int(config.get("r") or 0), *(config.get("rank_pattern") or {}).values()])
+    ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
+    return max(map(int, ranks))
 
 
 def check_adapter(model: ModelSpec) -> None:

@@ -127,8 +127,8 @@ class Engine(Protocol):
 class SharedEngine(Engine, Protocol):
     """An engine whose one start serves several models, one after another.
 
-    switch: requests and `load` are about that model from now on. `load` raises StartAnewError where the
-    running engine cannot serve it.
+    switch: requests and `load` are about that model from now on. `load` raises StartAnewError where
+    the running engine cannot serve it.
     """
 
     def switch(self, model: ModelSpec) -> None: ...
@@ -162,9 +162,8 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
         if isinstance(default, dict):
             parsed[name] = parsed.get(name, {}) | named_values(name, inner, text)
         elif inner:
-            raise UsageError(
-                f"`{name}` holds no `{inner}`", f"for example `--set {name}={default}`"
-            )
+            example = f"for example `--set {name}={default}`"
+            raise UsageError(f"`{name}` holds no `{inner}`", example)
         else:
             parsed[name] = _typed(name, text, default)
     return parsed

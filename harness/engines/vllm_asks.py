@@ -152,9 +152,7 @@ class Judge:
         else:
             way = self._way(prepared, shared)
             self._count(way)
-            made = list(
-                {"replay": _by_replay, "tokens": _by_tokens, "rows": _by_rows}[way](question)
-            )
+            made = list(_WAYS[way](question))
         question.missing = len(made)
         yield from made
 
@@ -257,6 +255,9 @@ class _Replayed:
             found = output.outputs[0].logprobs[place][token]
             _note(self.question, Reading(self.choice, place, token), found.logprob, found.rank == 1)
         return _settled(self.question)
+
+
+_WAYS = {"replay": _by_replay, "tokens": _by_tokens, "rows": _by_rows}
 
 
 def _one_token(**fields: Any) -> Params:

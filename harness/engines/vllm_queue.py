@@ -34,9 +34,9 @@ class Queue:
             if not live:
                 return
             for output in self._engine.step():
-                if output.finished and (ask := live.pop(output.request_id, None)) is not None:
+                if output.finished:
                     self._count(output)
-                    if (completion := ask.take(output)) is not None:
+                    if (completion := live.pop(output.request_id).take(output)) is not None:
                         yield completion
 
     def _add(self, ask: Ask) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from vllm import SamplingParams
 
 from harness.engines.base import StartAnewError
 from harness.engines.loading import load_model
 from harness.engines.trie import TOKEN_BYTES, pack, size, unpack
-from harness.engines.vllm_asks import Ask, Params
+from harness.engines.vllm_asks import Ask
 from harness.engines.vllm_queue import Queue
 from harness.types import Completion, ModelSpec
 
@@ -38,7 +39,7 @@ def engine_logprobs(queue: Queue, prompts: Sequence[bytes]) -> list[float]:
 
 
 def _probe(number: int, prompt: bytes, found: dict[int, list[float]]) -> Ask:
-    params = Params(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+    params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
 
     def take(output: Any) -> Completion | None:
         rows = zip(unpack(prompt)[1:], output.prompt_logprobs[1:], strict=True)

@@ -97,7 +97,9 @@ def explained(model: ModelSpec, settings: VLLMSettings) -> Iterator[None]:
     except (ValueError, TypeError, NotImplementedError, KeyError, AssertionError) as error:
         raise _refused(model, error) from error
     except (RuntimeError, OSError, MemoryError) as error:
-        if isinstance(error, MemoryError) or is_out_of_memory(error):
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and is_out_of_memory(error)
+        ):
             raise _too_little_memory(model, sentence(error)) from error
         raise WorkerError(
             f"vLLM could not start `{model.name}`: {sentence(error)}",
