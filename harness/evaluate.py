@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import runs, store
 from harness.bridge.planning import plan_lm_eval
+from harness.engine_choice import automatic
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
 from harness.judgements import Appointed
@@ -153,7 +154,8 @@ def planned(
 
 def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
     """The engine for a model and its checked settings; raises UsageError for what it has not."""
-    name = options.engine if options.engine != "auto" else spec.engine or "hf"
+    python = options.settings.get("python", "")
+    name = options.engine if options.engine != "auto" else spec.engine or automatic(spec, python)
     if name not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise UsageError(

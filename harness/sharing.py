@@ -18,7 +18,7 @@ from harness.types import JSON, ModelSpec
 
 # What a configuration says about its making, not about its shape.
 _ABOUT = ("_name_or_path", "transformers_version", "torch_dtype", "use_cache", "model_type_hint")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 # Arguments under which weights that are read into place need not be the checkpoint's.
 _FIXED_WEIGHTS = ("quantization", "quantization_config", "load_format", "hf_overrides")
 

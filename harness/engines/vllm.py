@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from harness.engines import vllm_start
+from harness.engines.adapters import check_adapter
 from harness.engines.base import EngineInfo, StartAnewError, Tokenized, VLLMSettings
 from harness.engines.loading import pick_dtype
 from harness.engines.prompts import Key, Prompts, count_distinct, end_tokens, missing, most_tokens
@@ -32,13 +33,13 @@ class VLLMEngine:
         self._adapters = [one.adapter for one in (model, *companions) if one.adapter]
         self._engine: Any = None
         self._loaded_path = ""
-        self._distinct_tokens = 0
-        self._reloads: dict[str, float] = {}
         self.switch(model)
 
     def switch(self, model: ModelSpec) -> None:
         """Requests and `load` are about this model from now on."""
         self._model = model
+        self._distinct_tokens = 0
+        self._reload_difference: float | None = None
         self._prompts = Prompts(model, "vllm", self._settings.max_model_len)
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
@@ -46,7 +47,7 @@ class VLLMEngine:
         return self._prompts.take(requests)
 
     def load(self) -> EngineInfo:
-        """Raises WorkerError with a cause; StartAnewError where a running engine cannot take over."""
+        """Raises WorkerError, StartAnewError where a running engine cannot take over."""
         vllm = vllm_start.import_vllm()
         from vllm.platforms import current_platform
 
@@ -56,6 +57,7 @@ class VLLMEngine:
             self._start()
         else:
             self._take_over()
+        self._queue.forget_counts()
         self._choose_adapter()
         self._vocabulary = Vocabulary(self._prompts.encoder.tokenizer)
         self._eos = end_tokens(self._generation_config(), self._prompts.encoder.tokenizer)
@@ -105,16 +107,14 @@ class VLLMEngine:
         from harness.engines.vllm_reload import probes, reload
 
         if self._needed() > self._engine.model_config.max_model_len:
-            raise StartAnewError(
-                f"`{self._model.name}` is asked longer prompts than the one before"
-            )
+            raise StartAnewError(f"`{self._model.name}` is asked longer prompts than those before")
         if self._model.path == self._loaded_path:
             return
         self._queue.lora = None
         self._loaded_path = ""  # if this fails, nobody knows what the weights are
         prompts = [one.prompt for one in self._prompts.all()]
         vocabulary = self._engine.model_config.get_vocab_size()
-        self._reloads[self._model.name] = reload(
+        self._reload_difference = reload(
             self._queue,
             self._engine,
             self._model,
@@ -130,7 +130,7 @@ class VLLMEngine:
         self._queue.lora = None
         if self._model.adapter is None:
             return
-        vllm_start.check_adapter(self._model)
+        check_adapter(self._model)
         number = self._adapters.index(self._model.adapter) + 1
         lora = LoRARequest(self._model.name, number, self._model.adapter)
         try:
@@ -175,8 +175,8 @@ class VLLMEngine:
     def stats(self) -> JSON:
         """forwarded_tokens: of prompts, computed and not taken from the prefix cache.
         distinct_tokens: the least number. block_tokens: what a prefix is rounded down to.
-        scored: how many questions were scored in which way. reloads: mean difference from
-        transformers, in nats, of each model whose weights were read into place."""
+        scored: how many questions were scored in which way. reload_difference: mean
+        difference from transformers, in nats, where weights were read into place."""
         queue = self._queue
         return {
             "forwarded_tokens": queue.prompt_tokens - queue.cached_tokens,
@@ -185,5 +185,5 @@ class VLLMEngine:
             "requests": queue.requests,
             "block_tokens": self._engine.vllm_config.cache_config.block_size,
             "scored": dict(self._judge.ways),
-            "reloads": dict(self._reloads),
+            "reload_difference": self._reload_difference,
         }

@@ -22,6 +22,9 @@ class Queue:
         self._most = engine.vllm_config.scheduler_config.max_num_seqs + _WAITING
         self._numbers = itertools.count()
         self.lora: Any = None
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
         self.prompt_tokens = self.cached_tokens = self.decoded_tokens = self.requests = 0
 
     def run(self, asks: Sequence[Ask]) -> Iterator[Completion]:

@@ -63,6 +63,16 @@ def transformers_logprobs(
     return found
 
 
+def _repack_shared(model: torch.nn.Module) -> None:
+    """The CPU build multiplies by packed copies of weights. An output layer that shares the
+    weights of the embedding is not in the checkpoint, so vLLM leaves its old copy in place."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if hasattr(module, "cpu_linear") and weight is not None and weight.numel():
+            method: Any = module.quant_method
+            method.process_weights_after_loading(module)
+
+
 def reload(
     queue: Queue, engine: Any, model: ModelSpec, config: Any, dtype: str, prompts: Sequence[bytes]
 ) -> float:
@@ -75,6 +85,8 @@ def reload(
         engine.collective_rpc("reload_weights", kwargs={"weights_path": model.path})
     except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
         raise StartAnewError(f"the weights could not be read into place ({error})") from error
+    if engine.vllm_config.parallel_config.world_size == 1:
+        engine.apply_model(_repack_shared)
     if not engine.reset_prefix_cache():
         raise StartAnewError("the prefix cache could not be emptied")
     after = engine_logprobs(queue, prompts)
