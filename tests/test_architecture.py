@@ -52,6 +52,7 @@ LAYERS = {
             "session",
             "sharing",
             "together",
+            "selfcheck",
             "evaluate",
             "dry_run",
             "compare",
