@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,8 +155,8 @@ def require_same(ours: Answers, theirs: Answers) -> None:
 def test_every_kind_of_request_is_answered_as_by_hf(engine: Any, folder: Path) -> None:
     engine.switch(spec(folder))
     require_same(answers(engine, requests()), hf_answers(spec(folder), requests()))
-    # `tokens` where a prefix is shared, `rows` for the long text: both ways were gone.
-    assert set(engine.stats()["scored"]) == {"one_token", "tokens", "rows"}
+    # With adapters an engine cannot score prompts; tests/test_vllm_runs.py has one without.
+    assert set(engine.stats()["scored"]) == {"one_token", "tokens"}
 
 
 def test_adapters_are_served_without_a_new_start(engine: Any, adapters: Path) -> None:
@@ -211,6 +213,44 @@ def test_an_adapter_of_another_base_is_refused(engine: Any, adapters: Path) -> N
 
     with pytest.raises(WorkerError, match=r"another base: .* 32 wide in the base and 64"):
         check_adapter(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "cause", "said", "hint"),
+    [
+        ({"max_num_seq": 4}, "engine_args", "no engine argument `max_num_seq`", "`max_num_seqs`?"),
+        ({"model": "x"}, "engine_args", "`engine_args.model` is set by `--model`", "leave it out"),
+        ({"dtype": "x"}, "engine_args", "is set by `--set dtype=`", "leave it out"),
+        ({"block_size": "many"}, "unsupported", "block_size: Input should be", "`engine_args`"),
+        ({"max_num_seqs": -1}, "unsupported", "max_num_seqs", "`engine_args`"),
+    ],
+)
+def test_engine_arguments_are_checked_before_weights_load(
+    folder: Path, given: dict[str, Any], cause: str, said: str, hint: str
+) -> None:
+    from harness.engines import vllm_start
+
+    vllm_start.import_vllm()
+    model, settings = spec(folder), VLLMSettings(engine_args=given)
+    made = vllm_start.arguments(model, settings, dtype="float32", tokens=256, cpu=True)
+    with pytest.raises(WorkerError, match=re.escape(said)) as caught:
+        vllm_start.start(model, settings, made, scores_texts=False)
+    assert caught.value.cause == cause
+    assert hint in caught.value.hint
+
+
+def test_an_architecture_that_vllm_lacks_is_told(tmp_path: Path) -> None:
+    from harness.engines import vllm_start
+
+    vllm_start.import_vllm()
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": ["NoSuchForCausalLM"], "model_type": "llama"})
+    )
+    model, settings = ModelSpec(name="odd", path=str(tmp_path)), VLLMSettings()
+    made = vllm_start.arguments(model, settings, dtype="float32", tokens=256, cpu=True)
+    with pytest.raises(WorkerError, match="does not know the architecture of `odd`") as caught:
+        vllm_start.start(model, settings, made, scores_texts=False)
+    assert (caught.value.cause, caught.value.hint) == ("unsupported", "use `--engine hf`")
 
 
 def test_weights_of_another_checkpoint_are_read_into_place_and_proved(

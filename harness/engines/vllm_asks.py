@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vllm import SamplingParams as Params
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
 from harness.engines.sampling import Stream
@@ -115,7 +116,7 @@ def _sampling(given: SamplingParams, stops: Stops, eos: Collection[int], seed: i
 def _params(**fields: Any) -> Params:
     try:
         return Params(**fields)
-    except ValueError as error:
+    except (ValueError, VLLMValidationError) as error:
         raise WorkerError(
             f"vLLM refuses the sampling: {error}",
             "change it with `--temperature`, `--samples` or `--max-tokens`, or use `--engine hf`",
@@ -130,11 +131,13 @@ def _seed(request_id: str, index: int, given: SamplingParams) -> int:
 
 
 class Judge:
-    """Asks for log-probabilities. block_tokens: of the prefix cache. replays: see `can_replay`."""
+    """Asks for log-probabilities. block_tokens: of the prefix cache. replays: see `can_replay`.
+    rows: whether the engine can score prompts; one with adapters mixes up their rows."""
 
-    def __init__(self, block_tokens: int, *, replays: bool) -> None:
+    def __init__(self, block_tokens: int, *, replays: bool, rows: bool) -> None:
         self._block_tokens = block_tokens
         self._replays = replays
+        self._rows = rows
         self.ways: dict[Way | Literal["one_token"], int] = {}
 
     def asks(self, prepared: Sequence[Prepared]) -> Iterator[Ask]:
@@ -164,6 +167,8 @@ class Judge:
         that another question has too."""
         if self._replays and prepared.request.kind != "rolling":
             return "replay"
+        if not self._rows:
+            return "tokens"
         nodes = {path for path, _ in _nodes(prepared)}
         first = size(prepared.choices[0][0]) - shared // self._block_tokens * self._block_tokens
         partial = sum((size(path) - 1) % self._block_tokens + 1 for path in nodes)
@@ -203,6 +208,18 @@ class _Next:
             found = written.logprobs[0][reading.token].logprob
             _note(self.question, reading, found, written.token_ids[0] == reading.token)
         return _settled(self.question)
+
+
+def asks_for_tokens(prompt: bytes, found: dict[int, float]) -> Iterator[Ask]:
+    """The log-probability of every token of a prompt but the first goes into `found`."""
+    for place, token in enumerate(unpack(prompt)[1:]):
+
+        def take(output: Any, place: int = place, token: int = token) -> Completion | None:
+            found[place] = output.outputs[0].logprobs[0][token].logprob
+            return None
+
+        path = prompt[: (place + 1) * TOKEN_BYTES]
+        yield Ask(path, _one_token(logprob_token_ids=[token]), take)
 
 
 def _by_rows(question: Question) -> Iterator[Ask]:

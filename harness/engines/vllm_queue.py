@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vllm.exceptions import VLLMValidationError
+
 from harness.engines.trie import size, unpack
 from harness.engines.vllm_asks import Ask
 from harness.errors import WorkerError
@@ -47,7 +49,7 @@ class Queue:
         prompt = {"prompt_token_ids": unpack(ask.prompt)}
         try:
             self._engine.add_request(name, prompt, ask.params, lora_request=self.lora)
-        except ValueError as error:
+        except (ValueError, VLLMValidationError) as error:
             raise WorkerError(
                 f"vLLM refuses a request of {size(ask.prompt)} tokens: {error}",
                 "change what it names, or use `--engine hf`",

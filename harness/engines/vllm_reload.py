@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from vllm import SamplingParams
 
 from harness.engines.base import StartAnewError
 from harness.engines.loading import load_model
 from harness.engines.trie import TOKEN_BYTES, pack, size, unpack
-from harness.engines.vllm_asks import Ask
+from harness.engines.vllm_asks import asks_for_tokens
 from harness.engines.vllm_queue import Queue
-from harness.types import Completion, ModelSpec
+from harness.types import ModelSpec
 
 _PROMPTS, _TOKENS = 3, 48
 # Largest mean difference, in nats per token, that rounding explains.
@@ -33,20 +32,10 @@ def probes(prompts: Sequence[bytes], vocabulary: int) -> list[bytes]:
 
 def engine_logprobs(queue: Queue, prompts: Sequence[bytes]) -> list[float]:
     """log p of every token of the prompts but the first, as the engine computes them."""
-    found: dict[int, list[float]] = {}
-    list(queue.run([_probe(n, prompt, found) for n, prompt in enumerate(prompts)]))
-    return [logprob for n in range(len(prompts)) for logprob in found[n]]
-
-
-def _probe(number: int, prompt: bytes, found: dict[int, list[float]]) -> Ask:
-    params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-
-    def take(output: Any) -> Completion | None:
-        rows = zip(unpack(prompt)[1:], output.prompt_logprobs[1:], strict=True)
-        found[number] = [row[token].logprob for token, row in rows]
-        return None
-
-    return Ask(prompt, params, take)
+    found: list[dict[int, float]] = [{} for _ in prompts]
+    pairs = zip(prompts, found, strict=True)
+    list(queue.run([ask for prompt, own in pairs for ask in asks_for_tokens(prompt, own)]))
+    return [own[place] for own in found for place in sorted(own)]
 
 
 @torch.inference_mode()

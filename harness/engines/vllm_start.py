@@ -40,6 +40,7 @@ _OURS = {
     "skip_tokenizer_init": "nothing: stop strings need the tokenizer",
     "kv_cache_memory_bytes": "`--set kv_cache_gib=`",
 }
+_REFUSALS = (ValueError, TypeError, NotImplementedError, KeyError, AssertionError)
 _SETTINGS = tuple(f.name for f in dataclasses.fields(VLLMSettings) if f.name != "engine_args")
 
 
@@ -94,7 +95,7 @@ def explained(model: ModelSpec, settings: VLLMSettings) -> Iterator[None]:
     """Turns what vLLM raises while it starts into one sentence with a cause and a hint."""
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError, KeyError, AssertionError) as error:
+    except (*_REFUSALS, _validation_error()) as error:
         raise _refused(model, error) from error
     except (RuntimeError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError) or (
@@ -106,6 +107,13 @@ def explained(model: ModelSpec, settings: VLLMSettings) -> Iterator[None]:
             "the lines before the error are in the log",
             cause="worker_error",
         ) from error
+
+
+def _validation_error() -> type[Exception]:
+    from vllm.exceptions import VLLMValidationError
+
+    found: type[Exception] = VLLMValidationError
+    return found
 
 
 def _refused(model: ModelSpec, error: Exception) -> WorkerError:
@@ -185,6 +193,7 @@ def arguments(
     if settings.gpu_memory_utilization:
         made["gpu_memory_utilization"] = settings.gpu_memory_utilization
     if settings.kv_cache_gib:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win
         made["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
     elif cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         made["kv_cache_memory_bytes"] = min(_CPU_CACHE_BYTES, _free_bytes() // 4)
