@@ -13,13 +13,16 @@ inference without starts, except in `six` and `ten`. Results go to benchmarks/re
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +64,12 @@ def parse_options() -> argparse.Namespace:
 
 def spawn(options: argparse.Namespace, role: str) -> dict[str, Any]:
     """One role in a process of its own; see `speed_lm_eval.spawn`."""
-    import json
-    import subprocess
-    import sys
-
     given = {k: v for k, v in vars(options).items() if k not in ("role", "part")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     command = [sys.executable, "-m", "benchmarks.vllm_speed", options.part, *flags]
     environment = {**os.environ, **shared.OFFLINE, "HF_HOME": str(Path(options.scratch) / "hf")}
     environment["PYTHONPATH"] = str(shared.REPOSITORY)
+    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     if role == "lm_eval":
         environment["PYTHONPATH"] += os.pathsep + str(stated_distribution(options))
     subprocess.run(
@@ -89,7 +89,7 @@ def stated_distribution(options: argparse.Namespace) -> Path:
     stated = folder / f"vllm-{vllm.__version__}.dist-info"
     stated.mkdir(parents=True, exist_ok=True)
     (stated / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__}\n"
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__}+cpu\n"
     )
     return folder
 
@@ -137,6 +137,7 @@ def answer_lm_eval(options: argparse.Namespace) -> None:
     )
     pairs = [(context, c) for context, choices in asked["questions"] for c in choices]
     scored = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)]
+    model.loglikelihood(scored[:1], disable_tqdm=True)  # what is compiled at first use
     started = time.perf_counter()
     logprobs = [logprob for logprob, _ in model.loglikelihood(scored, disable_tqdm=True)]
     seconds = time.perf_counter() - started
@@ -158,61 +159,65 @@ def answer_raw(options: argparse.Namespace) -> None:
             for n, prompt in enumerate(asked["prompts"])
         ],
         "samples_16": [
-            Request(id=f"m{n}", kind="generate", prompt=prompt[-400:], sampling=many)
+            Request(id=f"m{n}", kind="generate", prompt=prompt[-600:], sampling=many)
             for n, prompt in enumerate(asked["prompts"][:8])
         ],
     }
+    llm, engine = both_loops(options, [request for own in work.values() for request in own])
     answer: dict[str, Any] = {}
-    llm, engine = _both(options, [request for own in work.values() for request in own])
     for name, requests in work.items():
-        ours: list[float] = []
-        theirs: list[float] = []
-        prompts = _token_ids(engine, requests)
-        for _ in range(options.repeats):
+        prompts = token_ids(engine, requests)
+        times: dict[str, list[float]] = {"ours_s": [], "raw_s": []}
+        for _ in range(options.repeats + 1):  # the first round warms up
             llm.reset_prefix_cache()
-            ours.append(_seconds(lambda r=requests: list(engine.run(r))))
+            times["raw_s"].append(seconds(partial(generate, llm, prompts, requests[0])))
             llm.reset_prefix_cache()
-            theirs.append(_seconds(lambda p=prompts, r=requests[0]: _generate(llm, p, r)))
-        engine._queue.forget_counts()
-        engine._distinct_tokens = 0
-        llm.reset_prefix_cache()
-        list(engine.run(requests))
-        answer[name] = {"ours": ours, "raw": theirs, "stats": engine.stats()}
+            engine.switch(engine.model)
+            engine.tokenize(requests)
+            engine.load()
+            times["ours_s"].append(seconds(lambda r=requests: list(engine.run(r))))
+        answer[name] = {key: values[1:] for key, values in times.items()}
+        answer[name]["stats"] = engine.stats()
     shared.finish(options, answer)
 
 
-def _both(options: argparse.Namespace, requests: Sequence[Any]) -> tuple[Any, Any]:
+def both_loops(options: argparse.Namespace, requests: Sequence[Any]) -> tuple[Any, Any]:
+    """vLLM's `LLM`, and our engine around the very engine that it has started."""
     from harness.engines import vllm_start
     from harness.engines.base import VLLMSettings
     from harness.engines.vllm import VLLMEngine
     from harness.types import ModelSpec
 
-    model, settings = ModelSpec(name="model", path=options.model), VLLMSettings()
-    engine = VLLMEngine(model, settings)
-    engine.tokenize(requests)
-    engine.load()
     vllm_start.import_vllm()
+    vllm_start.forget_compilers()
     from vllm import LLM
 
-    # vLLM's own loop around the engine that runs already: the same caches, threads and weights.
-    llm = LLM.__new__(LLM)
-    made = LLM.__init__
-    LLM.__init__ = made
-    llm.__dict__.update(_llm_fields(engine._engine))
+    from harness.engines.vllm_queue import Queue
+
+    spec, settings = ModelSpec(name="model", path=options.model), VLLMSettings()
+    made = vllm_start.arguments(spec, settings, dtype="float32", tokens=4096, cpu=True)
+    llm = LLM(**made)
+
+    class Around(VLLMEngine):
+        model = spec
+
+        def _start(self) -> None:
+            self._engine, self._loaded_path = llm.llm_engine, spec.path
+            self._queue = Queue(llm.llm_engine)
+
+    engine = Around(spec, settings)
+    engine.tokenize(requests)
+    engine.load()
     return llm, engine
 
 
-def _llm_fields(engine: Any) -> dict[str, Any]:
-    raise NotImplementedError
-
-
-def _token_ids(engine: Any, requests: Sequence[Any]) -> list[list[int]]:
+def token_ids(engine: Any, requests: Sequence[Any]) -> list[list[int]]:
     from harness.engines.trie import unpack
 
     return [unpack(one.prompt) for one in engine._prompts.of(requests)]
 
 
-def _generate(llm: Any, prompts: Sequence[list[int]], request: Any) -> None:
+def generate(llm: Any, prompts: Sequence[list[int]], request: Any) -> None:
     from vllm import SamplingParams
 
     sampling = request.sampling
@@ -226,7 +231,149 @@ def _generate(llm: Any, prompts: Sequence[list[int]], request: Any) -> None:
     llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def copy_checkpoints(options: argparse.Namespace) -> None:
+    """Ten random checkpoints of the model's shape."""
+    import torch
+    import transformers
+
+    for number in range(10):
+        folder = Path(options.scratch) / f"step{number}"
+        shutil.copytree(options.model, folder)
+        torch.manual_seed(number)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    shared.finish(options, {})
+
+
+# Parts
+
+
+def mmlu(options: argparse.Namespace) -> dict[str, Any]:
+    ours, theirs = spawn(options, "ours"), spawn(options, "lm_eval")
+    pairs = list(zip(ours["choices"], theirs["choices"], strict=True))
+    differences = [abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)]
+    stats = ours["stats"]
+    return {
+        "subjects": options.subjects,
+        "questions": len(pairs),
+        "prompt_tokens": ours["prompt_tokens"],
+        "ours_s": round(ours["seconds"], 2),
+        "of_that_tokenizing_s": round(ours["tokenize_seconds"], 2),
+        "lm_eval_s": round(theirs["seconds"], 2),
+        "times_faster": round(theirs["seconds"] / ours["seconds"], 1),
+        "largest_logprob_difference": max(differences),
+        "same_choice": sum(x.index(max(x)) == y.index(max(y)) for x, y in pairs),
+        **prefill(stats),
+    }
+
+
+def prefill(stats: dict[str, Any]) -> dict[str, Any]:
+    """Tokens computed for prompts, beside the least: each distinct prefix once, and for every
+    request what lies in its last, unfinished block of the prefix cache."""
+    rounding = stats["requests"] * (stats["block_tokens"] - 1)
+    least = stats["distinct_tokens"]
+    return {
+        "forwarded_tokens": stats["forwarded_tokens"],
+        "distinct_tokens": least,
+        "most_lost_to_blocks": rounding,
+        "beyond_distinct_and_blocks": round(
+            max(0, stats["forwarded_tokens"] - rounding) / least, 3
+        ),
+        "scored": stats["scored"],
+    }
+
+
+def raw(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: raw_figures(found) for name, found in spawn(options, "raw").items()}
+
+
+def raw_figures(found: dict[str, Any]) -> dict[str, Any]:
+    ours, theirs = found["ours_s"], found["raw_s"]
+    return {
+        "ours_s": [round(s, 2) for s in ours],
+        "raw_s": [round(s, 2) for s in theirs],
+        "ours_per_raw": round(statistics.median(ours) / statistics.median(theirs), 3),
+        **prefill(found["stats"]),
+    }
+
+
+def six(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole of `bench eval`, beside what its worker spent starting and answering."""
+    return whole_evaluation(options, [options.model], SIX)
+
+
+def ten(options: argparse.Namespace) -> dict[str, Any]:
+    spawn(options, "checkpoints")
+    models = [str(Path(options.scratch) / f"step{number}") for number in range(10)]
+    figures = whole_evaluation(options, models, "arithmetic")
+    starts = (figures["wall_s"] - figures["inference_s"]) / figures["one_start_s"]
+    return {**figures, "starts_beyond_inference": round(starts, 2)}
+
+
+class Clock:
+    """When each model was loaded, and when its first and last answers came."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[float, str]] = []
+        self.spans: dict[str, list[float]] = {}
+
+    def note(self, text: str) -> None:
+        self.notes.append((time.perf_counter(), text))
+
+    def progress(self, model: str, counts: dict[str, Any]) -> None:
+        self.spans.setdefault(model, []).append(time.perf_counter())
+
+
+def whole_evaluation(
+    options: argparse.Namespace, models: Sequence[str], tasks: str
+) -> dict[str, Any]:
+    from harness.evaluate import evaluate
+
+    clock, home = Clock(), Path(options.scratch) / "home"
+    started = time.perf_counter()
+    runs = evaluate(
+        models,
+        tasks,
+        limit=options.questions,
+        max_tokens=options.max_tokens,
+        engine="vllm",
+        data_root=Path(options.data_root),
+        home=home,
+        listener=clock,
+    )
+    wall = time.perf_counter() - started
+    assert all(run.status == "done" for run in runs), [run.error for run in runs]
+    loaded = [at for at, text in clock.notes if ": loaded on" in text]
+    ends = [max(span) for span in clock.spans.values()]
+    inference = sum(end - at for end, at in zip(ends, loaded, strict=True))
+    one_start = loaded[0] - started
+    return {
+        "models": len(models),
+        "tasks": tasks,
+        "questions_each": options.questions,
+        "wall_s": round(wall, 2),
+        "one_start_s": round(one_start, 2),
+        "inference_s": round(inference, 2),
+        "engine_starts": 1 + sum("engine start of its own" in text for _, text in clock.notes),
+        "wall_per_start_and_inference": round(wall / (one_start + inference), 3),
+    }
+
+
+ROLES = {
+    "requests": shared.write_requests,
+    "model": shared.make_model,
+    "ours": answer_ours,
+    "lm_eval": answer_lm_eval,
+    "raw": answer_raw,
+    "checkpoints": copy_checkpoints,
+}
+PARTS = {"mmlu": mmlu, "raw": raw, "six": six, "ten": ten}
+
+if __name__ == "__main__":
+    main()

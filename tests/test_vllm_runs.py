@@ -174,7 +174,7 @@ def test_selfcheck_compares_engines_and_keeps_the_result(tmp_path: Path) -> None
 
 def test_selfcheck_refuses_a_task_that_samples(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="samples its answers"):
-        selfcheck("Tiny/base", "gsm8k:cs336", Options(home=tmp_path), listener=Silent())
+        selfcheck("Tiny/base", "math:r1_zero", Options(home=tmp_path), listener=Silent())
 
 
 def test_a_missing_engine_is_told_with_the_way_to_get_it(tmp_path: Path) -> None:
