@@ -18,6 +18,7 @@ WORKER = "harness.engines.worker"
 
 # How requests are batched and where they are answered must not change a number.
 ONLY_SPEED = {"batch_size", "chunk_tokens", "python", "delay_s", "device"}
+ONLY_SPEED |= {"concurrency", "timeout_s", "retries", "api_key_env"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from harness.alpaca_eval import estimated_difficulties, instruction_key
 from harness.errors import BenchError, UsageError, WorkerError, did_you_mean
+from harness.hosting import find
 from harness.infer import ONLY_SPEED, Job, infer
 from harness.judgements import FOLDER, Appointed, read_appointed, request_id
 from harness.judges import Judge, check_fields, judge_file, shipped_judge
 from harness.models import addresses, entries, resolve
-from harness.models import model as find_model
 from harness.runs import (
     COMPLETIONS,
     REQUESTS,
@@ -85,7 +85,7 @@ def _check(task: Task, judge: Judge, where: str) -> None:
 
 def _model(judge: Judge, home: Path) -> ModelSpec:
     try:
-        return resolve(find_model(judge.model, home))
+        return find(judge.model, home, judge.engine)
     except UsageError as error:
         if not error.message.startswith("unknown model"):
             raise

@@ -162,6 +162,8 @@ class ModelSpec:
     name: as it stands in the history (`Tiny/base`). path: folder or hub id that is loaded.
     revision: hub commit, where there is one. fingerprint: what identifies the weights.
     chat_template: 'model' (the tokenizer's), 'none', or the path of a Jinja file.
+    base_url: of the server that has the model, which is called `path` there; api_key_env: name of
+    the environment variable with its key. tokenizer: where it is not the one in `path`.
     """
 
     name: str
@@ -177,6 +179,9 @@ class ModelSpec:
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
     engine: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

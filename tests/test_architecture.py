@@ -28,7 +28,7 @@ LAYERS = {
         "logistic",
         "alpaca_eval",
     },
-    2: {"registry", "models", "model_registry", "model_check", "checkpoints"},
+    2: {"registry", "models", "model_registry", "model_check", "checkpoints", "hosting"},
     3: {
         "runs",
         "store",

@@ -81,6 +81,10 @@ def make_engine(name: str, model: ModelSpec, settings: JSON) -> Engine:
         from harness.engines.hf import HFEngine
 
         return HFEngine(model, typed)
+    if name == "openai":
+        from harness.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(model, typed)
     from harness.engines.mock import MockEngine
 
     return MockEngine(model, typed)

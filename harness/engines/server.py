@@ -1,0 +1,218 @@
+"""An OpenAI-compatible server: one question at a time, asked again until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+
+from harness.engines.base import OpenAISettings
+from harness.engines.pacing import Gate, backoff_s, retry_after_s
+from harness.errors import WorkerError
+from harness.types import JSON
+
+T = TypeVar("T")
+
+LONGEST_PAUSE_S = 300.0
+"""A server that wants a longer pause is left alone: the run goes on when it is started again."""
+
+_BUSY = {429, 503, 529}  # 529: how Anthropic says 503
+_PASSING = {408, 409, 425, *_BUSY, *range(500, 600)} - {501, 505}
+_SAID_CHARACTERS = 300
+
+
+class AttemptError(Exception):
+    """Why an attempt gave no answer.
+
+    cause: label fit for SQL. again: whether another attempt may do better. fatal: whether no other
+    request can do better either. pause_s: how long the server wants to be left alone. busy: whether
+    fewer requests at once may help. status: of the answer, 0 where there was none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        cause: str,
+        *,
+        again: bool = True,
+        fatal: bool = False,
+        busy: bool = False,
+        pause_s: float | None = None,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.cause, self.status = message, cause, status
+        self.again, self.fatal, self.busy, self.pause_s = again, fatal, busy, pause_s
+
+
+class BadAnswerError(ValueError):
+    """An answer of status 200 that does not hold what it should."""
+
+
+class Server:
+    """Talks to one server. The key is read from the environment and never leaves this object."""
+
+    def __init__(self, base_url: str, key_variable: str | None, settings: OpenAISettings) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.gate = Gate(settings.concurrency)
+        self.attempts = 0
+        self._retries = settings.retries
+        self._timeout_s = settings.timeout_s
+        self._key = os.environ.get(key_variable, "") if key_variable else ""
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        # The time limit is ours, over the whole attempt: httpx counts each read for itself.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.concurrency)
+        self._client = httpx.AsyncClient(headers=headers, timeout=None, limits=limits)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def ask(
+        self, path: str, body: JSON, read: Callable[[JSON], T], retries: int | None = None
+    ) -> T:
+        """What `read` makes of the answer. Raises AttemptError when all attempts have failed.
+
+        retries: fewer than the settings say, where the answer is not worth the wait.
+        """
+        content = json.dumps(body).encode()
+        most = self._retries if retries is None else min(retries, self._retries)
+        failed = 0
+        while True:
+            try:
+                async with self.gate:
+                    return await self._attempt("POST", path, content, read)
+            except AttemptError as trouble:
+                failed += 1
+                await self._wait(trouble, failed, most)
+
+    async def look_up(self, path: str, retries: int) -> JSON:
+        """The JSON object at a path; a path that begins with `/` counts from the server's root."""
+        failed = 0
+        while True:
+            try:
+                return await self._attempt("GET", path, None, _as_object)
+            except AttemptError as trouble:
+                failed += 1
+                await self._wait(trouble, failed, retries)
+
+    async def _wait(self, trouble: AttemptError, failed: int, retries: int) -> None:
+        """Until the next attempt may begin. Raises the trouble where there is to be none."""
+        if (trouble.pause_s or 0.0) > LONGEST_PAUSE_S:
+            raise AttemptError(
+                f"{trouble.message}; it asks for {trouble.pause_s:.0f} s of rest",
+                trouble.cause,
+                again=False,
+                fatal=True,
+            )
+        if failed > retries or not trouble.again:
+            raise trouble
+        if trouble.pause_s is not None:
+            self.gate.close_for(trouble.pause_s)
+        await asyncio.sleep((trouble.pause_s or 0.0) + backoff_s(failed))
+
+    async def _attempt(
+        self, method: str, path: str, content: bytes | None, read: Callable[[JSON], T]
+    ) -> T:
+        sent_at = time.monotonic()
+        self.attempts += 1
+        try:
+            answer = read(await self._exchange(method, path, content))
+        except AttemptError as trouble:
+            if trouble.busy:
+                self.gate.overloaded(sent_at)
+            raise
+        except (BadAnswerError, KeyError, IndexError, TypeError, ValueError) as error:
+            what = str(error) if isinstance(error, BadAnswerError) else repr(error)
+            message = f"the answer is not what the interface promises: {what}"
+            raise AttemptError(self._safe(message), "server_error") from None
+        if time.monotonic() - sent_at > self._timeout_s / 2:
+            self.gate.overloaded(sent_at)  # before answers come too late to count
+        else:
+            self.gate.answered()
+        return answer
+
+    async def _exchange(self, method: str, path: str, content: bytes | None) -> JSON:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.request(method, self._url(path), content=content)
+        except TimeoutError:
+            message = f"no answer within {self._timeout_s:g} s"
+            raise AttemptError(message, "server_slow", busy=True) from None
+        except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
+            message = f"it cannot be reached ({self._safe(str(error))})"
+            raise AttemptError(message, "server_unreachable") from None
+        except httpx.HTTPError as error:
+            message = f"the connection was cut ({type(error).__name__})"
+            raise AttemptError(message, "server_error") from None
+        if response.status_code != 200:
+            raise self._refusal(response)
+        try:
+            return _as_object(response.json())
+        except (ValueError, BadAnswerError):
+            raise AttemptError("the answer is not JSON", "server_error") from None
+
+    def _url(self, path: str) -> str:
+        if not path.startswith("/"):
+            return f"{self.base_url}/{path}"
+        return str(httpx.URL(self.base_url).copy_with(raw_path=path.encode()))
+
+    def _refusal(self, response: httpx.Response) -> AttemptError:
+        status, said = response.status_code, self._said(response)
+        message = f"HTTP {status}" + (f": {said}" if said else "")
+        if status in (401, 403):
+            return AttemptError(message, "bad_api_key", again=False, fatal=True, status=status)
+        if status == 429 and "insufficient_quota" in response.text:
+            return AttemptError(message, "server_busy", again=False, fatal=True, status=status)
+        if status in _PASSING:
+            pause = retry_after_s(response.headers.get("Retry-After"))
+            cause = "server_busy" if status in _BUSY else "server_error"
+            return AttemptError(message, cause, busy=status in _BUSY, pause_s=pause, status=status)
+        if status == 400 and "context length" in said:
+            return AttemptError(message, "context_length", again=False, status=status)
+        fatal = status not in (400, 413, 422)
+        return AttemptError(message, "bad_request", again=False, fatal=fatal, status=status)
+
+    def _said(self, response: httpx.Response) -> str:
+        """The server's own words in one line, without the key."""
+        try:
+            value: Any = response.json()
+        except ValueError:
+            value = re.sub(r"<[^>]*>", " ", response.text)
+        for key in ("error", "message", "detail"):
+            value = value.get(key, value) if isinstance(value, dict) else value
+        text = value if isinstance(value, str) else json.dumps(value)
+        return self._safe(" ".join(text.split()))[:_SAID_CHARACTERS]
+
+    def _safe(self, text: str) -> str:
+        return text.replace(self._key, "…") if self._key else text
+
+    def explained(self, trouble: AttemptError) -> WorkerError:
+        """The trouble as a sentence about this server, with what can be done."""
+        message = f"the server at `{self.base_url}`: {trouble.message}"
+        return WorkerError(message, _HINTS.get(trouble.cause, _LATER), cause=trouble.cause)
+
+
+def _as_object(value: Any) -> JSON:
+    if not isinstance(value, dict):
+        raise BadAnswerError(f"{type(value).__name__} in place of an object")
+    return value
+
+
+_LATER = "the same command goes on where it stopped"
+_HINTS = {
+    "server_unreachable": "start it, or correct `base_url`; then the same command goes on",
+    "server_busy": "use a lower `--set concurrency=`, or wait; the same command goes on",
+    "server_slow": "use a higher `--set timeout_s=` or a lower `--set concurrency=`;"
+    " the same command goes on",
+    "bad_api_key": "`export` the key and name its variable: `--set api_key_env=NAME`",
+    "bad_request": "check `base_url` (it mostly ends in /v1), the model and the sampling options",
+    "context_length": "use fewer `--shots`, fewer `--max-tokens`, or a model with a longer context",
+}
