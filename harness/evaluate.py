@@ -20,7 +20,7 @@ from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
 from harness.hosting import find, place
 from harness.judgements import Appointed
-from harness.judging import difficulties, judge_for
+from harness.judging import check_server, difficulties, judge_for
 from harness.lm_eval_task import is_lm_eval
 from harness.models import history_rows
 from harness.models import models as find_models
@@ -237,11 +237,12 @@ def _appointed(task: Task, options: Options) -> Appointed | None:
     judge, spec = judge_for(task, options.judge, runs.home_folder(options.home))
     own = replace(options, engine=judge.engine, settings=judge.settings)
     engine, settings = engine_settings(spec, own)
-    spec = place(spec, engine, settings)
-    return Appointed(
+    appointed = Appointed(
         judge=judge,
-        spec=spec,
+        spec=place(spec, engine, settings),
         engine=engine,
         settings=settings,
         difficulties=difficulties(task, options.data_root),
     )
+    check_server(task, appointed)
+    return appointed

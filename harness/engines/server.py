@@ -22,6 +22,9 @@ T = TypeVar("T")
 LONGEST_PAUSE_S = 300.0
 """A server that wants a longer pause is left alone: the run goes on when it is started again."""
 
+MOST_TIMEOUTS = 3
+"""Of one request: a server that hangs is not waited for as often as one that answers."""
+
 _BUSY = {429, 503, 529}  # 529: how Anthropic says 503
 _PASSING = {408, 409, 425, *_BUSY, *range(500, 600)} - {501, 505}
 _SAID_CHARACTERS = 300
@@ -112,6 +115,8 @@ class Server:
                 again=False,
                 fatal=True,
             )
+        if trouble.cause == "server_slow":
+            retries = min(retries, MOST_TIMEOUTS - 1)
         if failed > retries or not trouble.again:
             raise trouble
         if trouble.pause_s is not None:
