@@ -159,7 +159,7 @@ def test_a_judge_of_two_answers_is_heard_through_its_likeliest_tokens(chambers: 
 def test_a_judge_of_two_answers_needs_log_probabilities(chambers: Chambers) -> None:
     with (
         OpenAIServer(lambda seen: message("m"), models=SERVED) as server,
-        pytest.raises(WorkerError, match="`alpaca_eval` cannot be asked.*log-prob") as caught,
+        pytest.raises(WorkerError, match="log-probabilities") as caught,
     ):
         chambers.hold(server, "alpaca_eval")
     assert caught.value.cause == "judge_unsupported"

@@ -9,8 +9,9 @@ import importlib.util
 import os
 from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 
 from harness.engines.abilities import Abilities
 from harness.engines.ask import CHAT, COMPLETIONS, Ask, Writer, about_tokens
@@ -50,6 +51,8 @@ class OpenAIEngine:
             return self._loop.run_until_complete(coroutine)
         except AttemptError as trouble:
             raise self._server.explained(trouble) from None
+        finally:
+            self._loop.run_until_complete(self._server.close())
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError where the server does not have the model, is not there, or cannot
@@ -74,7 +77,7 @@ class OpenAIEngine:
         )
         self._context = min((limit for limit in limits if limit), default=0)
         kind = str(card.get("owned_by") or "")
-        host = httpx.URL(self._model.base_url).host
+        host = urlsplit(self._model.base_url).hostname
         self._kind = kind or "unknown"
         self._writer = Writer(model=card["id"], kind=kind, newest=host == "api.openai.com")
         self._encoder = self._load_encoder()
@@ -284,7 +287,7 @@ class OpenAIEngine:
         return EngineInfo(
             engine_version=self._await(self._find_version()),
             device=self._server.base_url,
-            packages={"httpx": httpx.__version__},
+            packages={"aiohttp": aiohttp.__version__},
         )
 
     async def _find_version(self) -> str:
@@ -314,6 +317,7 @@ class OpenAIEngine:
                 yield from answered
         finally:
             self._loop.run_until_complete(queue.stop())
+            self._loop.run_until_complete(self._server.close())
         if queue.lost:
             raise self._explain_lost(queue.lost)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 
+CUT_INTERVAL_S = 1.0
 BASE_WAIT_S = 0.5
 MOST_WAIT_S = 60.0
 
@@ -18,9 +19,9 @@ MOST_WAIT_S = 60.0
 class Gate:
     """An async context for one attempt. As many may be inside as the server seems to bear.
 
-    The limit begins at `most`. It is halved when the server is overloaded, at most once for
-    everything that was sent before the last cut, and grows by one for each limit-full of answers
-    (additive increase, multiplicative decrease, as TCP does).
+    The limit begins at `most`. It is halved when the server is overloaded, at most once a second
+    and once for everything that was sent before the last cut, and grows by one for each limit-full
+    of answers (additive increase, multiplicative decrease, as TCP does).
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,8 +60,9 @@ class Gate:
 
     def overloaded(self, sent_at: float) -> None:
         """The server said so, or was too slow, about a request sent at that time."""
-        if sent_at > self._cut_at:
-            self._cut_at = self._clock()
+        now = self._clock()
+        if sent_at > self._cut_at and now - self._cut_at >= CUT_INTERVAL_S:
+            self._cut_at = now
             self.limit = max(1.0, self.limit / 2)
             self.least_limit = min(self.least_limit, int(self.limit))
 
