@@ -18,6 +18,10 @@ RunKind = Literal["eval", "train", "tune", "steer", "import"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 
 
+UNLISTED = -9999.0
+"""Log-probability of a choice that a server does not list among the likeliest tokens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     role: Literal["system", "user", "assistant"]

@@ -26,14 +26,20 @@ from harness import runs
 from harness.errors import BenchError, UsageError, WorkerError
 from harness.evaluate import evaluate, resume
 from harness.infer import Job, infer
+from harness.model_check import check
+from harness.models import add, model
+from harness.scorers.choice import CHOICE
 from harness.types import (
     JSON,
+    UNLISTED,
     Completion,
     Message,
     ModelSpec,
     Request,
     Run,
+    Sample,
     SamplingParams,
+    Score,
     to_json,
 )
 
@@ -452,6 +458,31 @@ def test_a_model_of_a_server_can_stand_in_the_registry(home: Path) -> None:
         assert (run.status, run.engine, run.model_path) == ("done", "openai", "gpt-x")
         with pytest.raises(UsageError, match="which engine `hf` cannot load"):
             evaluate("Hosted", "arithmetic", engine="hf", home=home)
+
+
+def test_a_question_of_which_no_choice_is_listed_is_no_answer() -> None:
+    sample = Sample(id="0", input="?", target="A", choices=("A", "B"))
+
+    def graded(*logprobs: float) -> Score:
+        completion = Completion(
+            request_id="0", finish_reason="scored", prompt_tokens=1, choice_logprobs=logprobs
+        )
+        return CHOICE(sample, completion)
+
+    none, one = graded(UNLISTED, UNLISTED), graded(UNLISTED, -3.0)
+    assert (none.value, none.answer, none.parsed) == (0.0, None, False)
+    assert (one.value, one.answer) == (0.0, "B")
+
+
+def test_the_command_line_registers_and_shows_a_model_of_a_server(home: Path) -> None:
+    home.mkdir()
+    entry = {"path": "gpt-x", "base_url": "https://api.example.com/v1", "api_key_env": "NO_KEY"}
+    assert not add("Hosted", entry, home)
+    assert model("Hosted", home).path == "gpt-x"
+    (found,) = check(model("Hosted", home), home)
+    assert (found.level, found.check) == ("ok", "server")
+    with pytest.raises(UsageError, match="names is not set"):
+        evaluate("Hosted", "arithmetic", home=home)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,18 @@ from typing import Any
 from harness.engines.server import BadAnswerError
 from harness.engines.tokenizing import Prepared
 from harness.engines.trie import size, unpack
-from harness.types import JSON, Completion, FinishReason, Message, Request, SamplingParams
+from harness.types import (
+    JSON,
+    UNLISTED,
+    Completion,
+    FinishReason,
+    Message,
+    Request,
+    SamplingParams,
+)
 
 COMPLETIONS = "completions"
 CHAT = "chat/completions"
-
-UNLISTED = -9999.0
-"""Log-probability of a choice that the server does not list; vLLM writes -inf so."""
 
 MOST_STOPS = 4  # what the interface promises; vLLM and SGLang take more
 BYTES_PER_TOKEN = 4

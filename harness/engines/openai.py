@@ -118,7 +118,7 @@ class OpenAIEngine:
         asked, own = self._settings.tokenizer, self._model.tokenizer
         path = asked or own
         packages = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-        if not path or not (packages or asked):
+        if not path or self._settings.api == "chat" or not (packages or asked):
             return None
         from harness.engines.loading import load_tokenizer
 

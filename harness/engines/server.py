@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -82,7 +83,7 @@ class Server:
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s),
                 connector=aiohttp.TCPConnector(limit=0),  # the gate limits
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,  # proxies
+                proxy=_proxy(self.base_url),
             )
         return self._client
 
@@ -220,6 +221,13 @@ class Server:
         """The trouble as a sentence about this server, with what can be done."""
         message = f"the server at `{self.base_url}`: {trouble.message}"
         return WorkerError(message, _HINTS.get(trouble.cause, _LATER), cause=trouble.cause)
+
+
+def _proxy(base_url: str) -> str | None:
+    """From HTTPS_PROXY, HTTP_PROXY and NO_PROXY. aiohttp's own `trust_env` would look into ~/.netrc
+    too, for every request, and send what it finds there."""
+    parts = urlsplit(base_url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _as_object(value: Any) -> JSON:
