@@ -19,11 +19,11 @@ from harness.bridge.planning import plan_lm_eval
 from harness.engine_choice import automatic
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
+from harness.hosting import find, place
 from harness.judgements import Appointed
-from harness.judging import difficulties, judge_for
+from harness.judging import check_server, difficulties, judge_for
 from harness.lm_eval_task import is_lm_eval
-from harness.models import history_rows, resolve
-from harness.models import model as find_model
+from harness.models import history_rows
 from harness.models import models as find_models
 from harness.plan import Plan, adjusted, write_plan
 from harness.questions import questions
@@ -105,11 +105,11 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
 
     Raises UsageError where the weights or the task are no longer those that it began with.
     """
-    place = runs.home_folder(home)
-    run = runs.find(place, wanted)
+    home = runs.home_folder(home)
+    run = runs.find(home, wanted)
     if run.status == "done":
         return run
-    spec = resolve(find_model(run.model, place))
+    spec = place(find(run.model, home, run.engine), run.engine, run.engine_settings)
     if spec.fingerprint != run.model_fingerprint:
         raise UsageError(
             f"the weights of `{run.model}` have changed since `{run.run_id}` began",
@@ -122,7 +122,7 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
             "evaluate the model anew with `bench eval`",
         )
     session = Session(
-        place, spec, run.engine, run.engine_settings, seed=run.seed, listener=listener or Silent()
+        home, spec, run.engine, run.engine_settings, seed=run.seed, listener=listener or Silent()
     )
     return finish(session, run, task)
 
@@ -134,9 +134,8 @@ def planned(
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
     home = runs.home_folder(options.home)
-    specs = [resolve(spec) for spec in find_models(_comma(models), home)]
-    for spec in specs:
-        engine_settings(spec, options)
+    found = find_models(_comma(models), home, lambda name: find(name, home, options.engine))
+    specs = [place(spec, *engine_settings(spec, options)) for spec in found]
     chosen = [_asked_task(task, options) for task in find_tasks(_comma(tasks))]
     _check_options(chosen, options)
     folder = runs.runs_folder(home)
@@ -155,7 +154,8 @@ def planned(
 def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
     """The engine for a model and its checked settings; raises UsageError for what it has not."""
     python = options.settings.get("python", "")
-    name = options.engine if options.engine != "auto" else spec.engine or automatic(spec, python)
+    own = spec.engine or ("openai" if spec.base_url else automatic(spec, python))
+    name = options.engine if options.engine != "auto" else own
     if name not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise UsageError(
@@ -244,10 +244,12 @@ def _appointed(task: Task, options: Options) -> Appointed | None:
     judge, spec = judge_for(task, options.judge, runs.home_folder(options.home))
     own = replace(options, engine=judge.engine, settings=judge.settings)
     engine, settings = engine_settings(spec, own)
-    return Appointed(
+    appointed = Appointed(
         judge=judge,
-        spec=spec,
+        spec=place(spec, engine, settings),
         engine=engine,
         settings=settings,
         difficulties=difficulties(task, options.data_root),
     )
+    check_server(task, appointed)
+    return appointed

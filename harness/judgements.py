@@ -141,6 +141,8 @@ class Judgements:
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
         }
+        if (cost := self._cost(reply.prompt_tokens, reply.completion_tokens)) is not None:
+            said["cost"] = cost
         yield {
             "sample_id": sample.id,
             "sample_index": completion.index,
@@ -195,9 +197,15 @@ class Judgements:
         completion = sum(reply.completion_tokens for reply in replies)
         totals = {"judge_prompt_tokens": prompt, "judge_completion_tokens": completion}
         yield from (_total(name, value, len(replies)) for name, value in totals.items())
-        if (price := self._appointed.judge.price) is not None:
-            cost = (prompt * price[0] + completion * price[1]) / 1e6
+        if (cost := self._cost(prompt, completion)) is not None:
             yield _total("judge_cost", cost, len(replies))
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """None for a judge without a price."""
+        price = self._appointed.judge.price
+        if price is None:
+            return None
+        return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
 
 
 def _share(metric: str, value: float, stderr: float, n: int) -> Measure:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from harness.alpaca_eval import estimated_difficulties, instruction_key
 from harness.errors import BenchError, UsageError, WorkerError, did_you_mean
-from harness.infer import ONLY_SPEED, Job, infer
+from harness.hosting import ENGINE, find
+from harness.infer import ONLY_SPEED, Job, infer, inspect_requests
 from harness.judgements import FOLDER, Appointed, read_appointed, request_id
 from harness.judges import Judge, check_fields, judge_file, shipped_judge
 from harness.models import addresses, entries, resolve
-from harness.models import model as find_model
 from harness.runs import (
     COMPLETIONS,
     REQUESTS,
@@ -85,7 +85,7 @@ def _check(task: Task, judge: Judge, where: str) -> None:
 
 def _model(judge: Judge, home: Path) -> ModelSpec:
     try:
-        return resolve(find_model(judge.model, home))
+        return find(judge.model, home, judge.engine)
     except UsageError as error:
         if not error.message.startswith("unknown model"):
             raise
@@ -98,6 +98,33 @@ def _model(judge: Judge, home: Path) -> ModelSpec:
                 "`--judge` takes a registry name, a folder, a hub id or a YAML file",
             ),
         ) from None
+
+
+def check_server(task: Task, appointed: Appointed) -> None:
+    """Whether a judge behind a server can be asked, before the model is.
+
+    Raises WorkerError where it never could (another model, no log-probabilities). A server that is
+    down now may be up when its turn comes.
+    """
+    if appointed.engine != ENGINE:
+        return
+    scorer, judge = judged_scorer(task), appointed.judge
+    trial = Request(
+        id=judge.name,
+        kind=scorer.asks,
+        prompt=judge.prompt({}),
+        choices=scorer.choices,
+        sampling=judge.sampling if scorer.asks == "generate" else None,
+    )
+    try:
+        inspect_requests(appointed.spec, [trial], appointed.engine, appointed.settings)
+    except WorkerError as error:
+        if not error.cause.startswith("server_"):
+            raise WorkerError(
+                f"the judge of `{task.id}` cannot be asked: {error.message}",
+                error.hint,
+                cause=f"judge_{error.cause}",
+            ) from None
 
 
 def judged_scorer(task: Task) -> Verdict | Preference:

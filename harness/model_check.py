@@ -15,6 +15,9 @@ from harness.types import ModelSpec
 
 def check(spec: ModelSpec, home: Path) -> list[Finding]:
     """One finding per question; hub ids are judged by the local cache, the hub is not asked."""
+    if spec.base_url is not None:
+        text = f"`{spec.path}` at {spec.base_url}: the first run asks the server"
+        return [Finding(check="server", level="ok", text=text)]
     book = entries(home)
     if os.path.isabs(spec.path):
         findings = _check_folder(Path(spec.path), spec, book)

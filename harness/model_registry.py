@@ -8,6 +8,8 @@ A checkpoint is a hub id (`org/name`), a folder (relative ones count from the fi
 string, or an object with `path` and options of that member alone. The options beside them hold for
 both members, except: `parent` is what the base was trained from (the instruct model's parent is
 the base), and `run` and `adapter` belong to the instruct model.
+
+With `base_url` a checkpoint is the name of a model on that server.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ class Options(BaseModel):
     trust_remote_code: StrictBool = False
     engine: Text | None = None
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
+    base_url: Text | None = None
+    api_key_env: Text | None = None
+    tokenizer: Text | None = None
 
 
 class Member(Options):

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,15 @@ def history_rows(home: Path) -> list[dict[str, str | None]]:
     ]
 
 
-def models(names: str, home: Path) -> list[ModelSpec]:
-    """The models of a comma list, each once, in order."""
+def models(
+    names: str, home: Path, find: Callable[[str], ModelSpec] | None = None
+) -> list[ModelSpec]:
+    """The models of a comma list, each once, in order. find: in place of `model`."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UsageError("no model is named", "for example `--model Tiny`")
-    return list({spec.name: spec for spec in (model(name, home) for name in wanted)}.values())
+    found = (find(name) if find else model(name, home) for name in wanted)
+    return list({spec.name: spec for spec in found}.values())
 
 
 def model(name: str, home: Path) -> ModelSpec:
@@ -139,10 +143,14 @@ def _member_options(name: str, pair: Pair, member: str) -> dict[str, Any]:
 def _spec(
     name: str, options: dict[str, Any], found: Registered, book: dict[str, Registered]
 ) -> ModelSpec:
-    path = _location(options["path"], found.file.parent if found.local else None)
+    hosted = options.get("base_url") is not None
+    folder = found.file.parent if found.local else None
+    path = options["path"] if hosted else _location(options["path"], folder)
     _check_revision(name, path, options.get("revision"), found.file)
     if adapter := options.get("adapter"):
         options["adapter"] = _absolute(adapter, found.file.parent)
+    if (tokenizer := options.get("tokenizer")) is not None:
+        options["tokenizer"] = _location(tokenizer, folder)
     if (template := options.get("chat_template", "model")) not in ("model", "none"):
         options["chat_template"] = _absolute(template, found.file.parent)
     parent = options.get("parent")
@@ -220,6 +228,8 @@ def resolve(spec: ModelSpec) -> ModelSpec:
     gets the commit that the hub names, for the worker to download. Raises BenchError where neither
     is to be had.
     """
+    if spec.base_url is not None:
+        return dataclasses.replace(spec, fingerprint=_server_fingerprint(spec))
     if os.path.isabs(spec.path):
         _require(spec, Path(spec.path) / "config.json")
     found = _local(spec) or dataclasses.replace(spec, revision=_hub_commit(spec))
@@ -233,6 +243,8 @@ def resolve_local(spec: ModelSpec) -> ModelSpec | None:
 
 
 def _local(spec: ModelSpec) -> ModelSpec | None:
+    if spec.base_url is not None:
+        return None
     if os.path.isabs(spec.path):
         return spec if (Path(spec.path) / "config.json").is_file() else None
     snapshot = cached_snapshot(spec)
@@ -260,6 +272,13 @@ def _fingerprint(found: ModelSpec) -> str:
         return weights
     adapter = checkpoints.fingerprint(Path(found.adapter))
     return hashlib.sha256(f"{weights}\n{adapter}".encode()).hexdigest()
+
+
+def _server_fingerprint(spec: ModelSpec) -> str:
+    """Nobody sees the weights behind a server: its address and the model's name there stand for
+    them."""
+    text = "\n".join([spec.base_url or "", spec.path, spec.revision or ""])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _require(spec: ModelSpec, path: Path) -> None:
@@ -295,6 +314,8 @@ def cached_snapshot(spec: ModelSpec) -> Path | None:
 
 def is_local(spec: ModelSpec) -> bool:
     """Whether the model, or some revision of it, is on this machine; a quick look, no check."""
+    if spec.base_url is not None:
+        return False
     if os.path.isabs(spec.path):
         return (Path(spec.path) / "config.json").is_file()
     stored = hub_cache() / f"models--{spec.path.replace('/', '--')}" / "snapshots"

@@ -204,7 +204,9 @@ class Session:
             case "progress":
                 self.listener.progress(self.spec.name, event)
             case "refused":
-                error = WorkerError(event["message"], event["hint"], cause=event["cause"])
+                task = self.open[_run_id(event)][1]
+                why = f"`{task.id}` cannot be asked: {event['message']}"
+                error = WorkerError(why, event["hint"], cause=event["cause"])
                 self.report(error)
                 self._close(_run_id(event), error)
             case "finished":
@@ -218,7 +220,7 @@ class Session:
                 self.start_anew = event["message"]
 
     def _loaded(self, info: JSON) -> None:
-        self.listener.note(f"{self.spec.name}: loaded on {info['device']} in {info['dtype']}")
+        self.listener.note(f"{self.spec.name}: {_where(info)}")
         for run, task in list(self.open.values()):
             started = replace(
                 run,
@@ -284,7 +286,7 @@ class Session:
         """A run that did not end well: what was answered is kept, the reason is written down."""
         run, _ = self.open[run_id]
         cause = error.cause if isinstance(error, WorkerError) else "storage"
-        halted = cause in ("killed", "interrupted") or cause.startswith("judge_")
+        halted = cause in ("killed", "interrupted") or cause.startswith(("judge_", "server_"))
         status: RunStatus = "interrupted" if halted else "failed"
         self._put_away(replace(run, status=status, cause=cause, error=error.message))
 
@@ -306,6 +308,12 @@ def _flags(plan: Plan) -> tuple[str, ...]:
     offline = ("offline_sample",) if plan.offline else ()
     # A score with one judge is no score with another: the name stands beside every number.
     return offline if plan.judge is None else (*offline, f"judge={plan.judge.spec.name}")
+
+
+def _where(info: JSON) -> str:
+    if info["dtype"]:
+        return f"loaded on {info['device']} in {info['dtype']}"
+    return f"asked at {info['device']} ({info['engine_version']})"
 
 
 def _is_earlier(run: Run) -> bool:

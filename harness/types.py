@@ -18,6 +18,10 @@ RunKind = Literal["eval", "train", "tune", "steer", "import"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 
 
+UNLISTED = -9999.0
+"""Log-probability of a choice that a server does not list among the likeliest tokens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     role: Literal["system", "user", "assistant"]
@@ -163,6 +167,8 @@ class ModelSpec:
     revision: hub commit, where there is one. fingerprint: what identifies the weights.
     chat_template: 'model' (the tokenizer's), 'none', or the path of a Jinja file.
     engine_args: further arguments of vLLM by its own names.
+    base_url: of the server that has the model, which is called `path` there; api_key_env: name of
+    the environment variable with its key. tokenizer: where it is not the one in `path`.
     """
 
     name: str
@@ -181,6 +187,9 @@ class ModelSpec:
     trust_remote_code: bool = False
     engine: str | None = None
     engine_args: JSON = field(default_factory=dict)
+    base_url: str | None = None
+    api_key_env: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

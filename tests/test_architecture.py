@@ -28,7 +28,15 @@ LAYERS = {
         "logistic",
         "alpaca_eval",
     },
-    2: {"registry", "models", "model_registry", "model_check", "checkpoints", "engine_choice"},
+    2: {
+        "registry",
+        "models",
+        "model_registry",
+        "model_check",
+        "checkpoints",
+        "engine_choice",
+        "hosting",
+    },
     3: {
         "runs",
         "store",

@@ -13,9 +13,8 @@ from lm_eval.api.model import LM
 from harness.bridge.asking import Asked, Instance, asked, marked
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, WorkerError
+from harness.hosting import find, place
 from harness.infer import Job, infer
-from harness.models import model as find_model
-from harness.models import resolve
 from harness.runs import COMPLETIONS, REQUESTS, WORKER_LOG, home_folder, read_completions
 from harness.types import Completion, to_json
 
@@ -72,9 +71,9 @@ class BenchLM(BridgeLM):
         super().__init__(self._ask)
         if engine not in SETTINGS:
             raise UsageError(f"unknown engine `{engine}`", f"one of {', '.join(SETTINGS)}")
-        self._spec = resolve(find_model(model, home_folder()))
         self._engine = engine
         self._settings = parse_settings(engine, dict(settings or {}))
+        self._spec = place(find(model, home_folder(), engine), engine, self._settings)
         self._seed = seed
 
     def _ask(self, requests: Sequence[Instance]) -> list[Any]:

@@ -23,7 +23,7 @@ Models = Annotated[str, typer.Option("--model", "-m", help="Registry names, fold
 Tasks = Annotated[
     str, typer.Option("--tasks", "-t", help="Tasks, variants (task:variant), groups.")
 ]
-Engine = Annotated[str, typer.Option(help="auto, hf, vllm or mock.")]
+Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai or mock.")]
 Limit = Annotated[int | None, typer.Option(help="Ask only N questions; never on the leaderboard.")]
 Shots = Annotated[int | None, typer.Option(help="Solved examples before each question.")]
 Samples = Annotated[int | None, typer.Option(help="Answers per question.")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Container, Iterator, Sequence
+import os
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,16 +66,44 @@ class VLLMSettings:
     engine_args: JSON = dataclasses.field(default_factory=dict)
 
 
-SETTINGS: dict[str, type[HFSettings] | type[MockSettings] | type[VLLMSettings]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAISettings:
+    """Engine `openai`: a server with OpenAI's HTTP interface.
+
+    base_url: where its endpoints begin (`http://localhost:8000/v1`). served_model: its name there,
+    '' for the model's own path. api: auto (conversations to chat, texts to completions), chat or
+    completions. concurrency: most requests under way. timeout_s: of one attempt. retries: further
+    attempts. api_key_env: name of the environment variable with the key, '' sends none.
+    tokenizer: folder or hub id, '' for the model's own where it is on this machine. max_model_len:
+    context limit in tokens, 0 = as the server says.
+    """
+
+    base_url: str = ""
+    served_model: str = ""
+    api: str = "auto"
+    concurrency: int = 64
+    timeout_s: float = 600.0
+    retries: int = 10
+    api_key_env: str = ""
+    tokenizer: str = ""
+    max_model_len: int = 0
+    python: str = ""
+
+
+Settings = HFSettings | MockSettings | OpenAISettings | VLLMSettings
+
+SETTINGS: dict[str, type[Settings]] = {
     "hf": HFSettings,
     "vllm": VLLMSettings,
+    "openai": OpenAISettings,
     "mock": MockSettings,
 }
 
 
+APIS = ("auto", "chat", "completions")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _KINDS = {int: "whole number", float: "number", str: "text"}
-_WORDS = {"dtype": DTYPES, "enforce_eager": ("auto", "true", "false")}
+_WORDS = {"dtype": DTYPES, "api": APIS, "enforce_eager": ("auto", "true", "false")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +196,8 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
             raise UsageError(f"`{name}` holds no `{inner}`", example)
         else:
             parsed[name] = _typed(name, text, default)
+    if engine == "openai":
+        _check_openai(parsed)
     return parsed
 
 
@@ -201,3 +233,21 @@ def _typed(key: str, text: str, default: Any) -> Any:
         choices = _WORDS[key]
         raise UsageError(f"unknown {key} `{text}`", did_you_mean(text, choices, ", ".join(choices)))
     return value
+
+
+def _check_openai(given: Mapping[str, Any]) -> None:
+    for key, least in (("concurrency", 1), ("timeout_s", 0.001), ("retries", 0)):
+        if not given.get(key, least) >= least:
+            raise UsageError(f"`{key}={given[key]}` is too little", f"give {least} or more")
+    name = given.get("api_key_env", "")
+    # Whoever gives the key in place of its variable must not find it in a message or a file.
+    if name and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise UsageError(
+            "`api_key_env` is not the name of an environment variable",
+            "`export MY_KEY=…` and `--set api_key_env=MY_KEY`",
+        )
+    if name and not os.environ.get(name):
+        raise UsageError(
+            "the environment variable that `api_key_env` names is not set",
+            "`export` it with the key of the server in it",
+        )

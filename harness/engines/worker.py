@@ -93,6 +93,10 @@ def make_engine(
         from harness.engines.vllm import VLLMEngine
 
         return VLLMEngine(model, typed, companions)
+    if name == "openai":
+        from harness.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(model, typed)
     from harness.engines.mock import MockEngine
 
     return MockEngine(model, typed)

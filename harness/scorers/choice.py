@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.types import Completion, Sample, Score
+from harness.types import UNLISTED, Completion, Sample, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class ChoiceMatch:
             key=lambda pair: -self._weight(*pair),
         )
         chosen, logprob = ranked[0]
+        if all(value == UNLISTED for _, value in ranked):
+            return self._unread()
         explanation = f"{chosen!r} at {logprob:.3f} nats"
         if len(ranked) > 1:
             explanation += f", next {ranked[1][0]!r} at {ranked[1][1]:.3f}"
@@ -36,6 +38,16 @@ class ChoiceMatch:
             grader=self.name,
             version=self.version,
             explanation=explanation,
+        )
+
+    def _unread(self) -> Score:
+        """The model's likeliest tokens hold no choice at all: no answer, and not the first one."""
+        return Score(
+            value=0.0,
+            answer=None,
+            grader=self.name,
+            version=self.version,
+            explanation="no choice is among the tokens that the server lists",
         )
 
     def _weight(self, choice: str, logprob: float) -> float:
