@@ -6,6 +6,7 @@ each model to a `Session`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class Options:
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
-    the benchmark. settings: the engine's, as `--set` has them.
+    the benchmark. settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
     """
 
     engine: str = "auto"
@@ -128,6 +129,8 @@ def planned(
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
     home = runs.home_folder(options.home)
+    if options.data_root is None and (root := os.environ.get("BENCH_DATA_ROOT")):
+        options = replace(options, data_root=Path(root))
     specs = [resolve(spec) for spec in find_models(_comma(models), home)]
     for spec in specs:
         engine_settings(spec, options)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness import runs, store
+from harness.ahead import Ahead
 from harness.bridge.scoring import score_lm_eval
 from harness.errors import BenchError, UsageError, WorkerError
 from harness.infer import ONLY_SPEED, Job, infer
@@ -70,6 +71,7 @@ class Session:
         self.closed: dict[str, Run] = {}
         self.asked: tuple[str, ...] = ()
         self.bugs: list[GraderError] = []
+        self.ahead = Ahead({})
         self.begun = time.monotonic()
 
     def evaluate(self, plans: Sequence[Plan]) -> list[Run]:
@@ -197,6 +199,7 @@ class Session:
             settings=self.settings,
             runs=tuple((folders[i], task.id) for i, (_, task) in self.open.items()),
         )
+        self.ahead = Ahead({folders[i]: task for i, (_, task) in self.open.items()})
         try:
             log = _shared_log(list(folders.values()))
             for event in infer(job, log=log, hold=self.locks):
@@ -205,6 +208,8 @@ class Session:
             self._report(error)
             for run_id in [run_id for run_id in self.open if run_id not in self.unjudged]:
                 self._close(run_id, error)
+        finally:
+            self.ahead.stop()
 
     def _judge(self) -> None:
         """Let judges read the answers that wait for it, now that the model's memory is free."""
@@ -229,6 +234,7 @@ class Session:
             case "loaded":
                 self._loaded(event["info"])
             case "progress":
+                self.ahead.look()
                 self.listener.progress(self.spec.name, event)
             case "refused":
                 error = WorkerError(event["message"], event["hint"], cause=event["cause"])
@@ -276,8 +282,10 @@ class Session:
     def _score(self, run_id: str) -> None:
         run, task = self.open[run_id]
         try:
-            grade = score_lm_eval if is_lm_eval(task) else score
-            graded = grade(runs.folder_of(self.home, run_id), task)
+            folder = runs.folder_of(self.home, run_id)
+            ready = self.ahead.take(folder)
+            lm_eval = is_lm_eval(task)
+            graded = score_lm_eval(folder, task) if lm_eval else score(folder, task, ready.find)
         except BenchError as error:
             self._report(error)
             self._close(run_id, error)

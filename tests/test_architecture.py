@@ -47,6 +47,7 @@ LAYERS = {
             "questions",
             "infer",
             "score",
+            "ahead",
             "rescore",
             "disagreements",
             "session",
