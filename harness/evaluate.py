@@ -27,7 +27,7 @@ from harness.models import model as find_model
 from harness.models import models as find_models
 from harness.plan import Plan, adjusted, write_plan
 from harness.questions import questions
-from harness.registry import task as find_task
+from harness.registry import task_of
 from harness.registry import tasks as find_tasks
 from harness.session import Listener, Session, Silent
 from harness.task import Task
@@ -110,7 +110,7 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
             f"the weights of `{run.model}` have changed since `{run.run_id}` began",
             "evaluate the model anew with `bench eval`",
         )
-    task = find_task(f"{run.task}:{run.variant}" if run.variant else run.task)
+    task = task_of(run)
     if task.version != run.task_version:
         raise UsageError(
             f"`{task.id}` is at version {task.version}, the run began with {run.task_version}",

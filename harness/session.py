@@ -142,6 +142,7 @@ class Session:
             task=task.name,
             variant=task.variant,
             task_version=task.version,
+            task_file=task.file,
             dataset=f"{task.dataset.path}/{task.dataset.config}/{task.dataset.split}",
             dataset_revision=plan.dataset_revision,
             protocol=plan.protocol,
