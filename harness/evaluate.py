@@ -6,6 +6,7 @@ each model to a `Session`; models that one engine can serve are asked together.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from harness.models import history_rows
 from harness.models import models as find_models
 from harness.plan import Plan, adjusted, write_plan
 from harness.questions import questions
-from harness.registry import task as find_task
+from harness.registry import task_of
 from harness.registry import tasks as find_tasks
 from harness.session import Listener, Session, Silent
 from harness.sharing import groups
@@ -43,7 +44,7 @@ class Options:
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
-    the benchmark. settings: the engine's, as `--set` has them.
+    the benchmark. settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
     """
 
     engine: str = "auto"
@@ -115,7 +116,7 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
             f"the weights of `{run.model}` have changed since `{run.run_id}` began",
             "evaluate the model anew with `bench eval`",
         )
-    task = find_task(f"{run.task}:{run.variant}" if run.variant else run.task)
+    task = task_of(run)
     if task.version != run.task_version:
         raise UsageError(
             f"`{task.id}` is at version {task.version}, the run began with {run.task_version}",
@@ -134,6 +135,8 @@ def planned(
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
     home = runs.home_folder(options.home)
+    if options.data_root is None and (root := os.environ.get("BENCH_DATA_ROOT")):
+        options = replace(options, data_root=Path(root))
     found = find_models(_comma(models), home, lambda name: find(name, home, options.engine))
     specs = [place(spec, *engine_settings(spec, options)) for spec in found]
     chosen = [_asked_task(task, options) for task in find_tasks(_comma(tasks))]

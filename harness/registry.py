@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.lm_eval_task import PREFIX, lm_eval_task
 from harness.task import Task
+from harness.types import Run
 
 PLUGINS = "tunebench.tasks"
 FILE = ".py"
@@ -41,6 +43,28 @@ def task(name: str) -> Task:
     if name not in known:
         raise _unknown(name, known)
     return known[name]
+
+
+def task_of(run: Run) -> Task:
+    """The task of a run as it is today: by name, or from the user's file where the run has one.
+
+    Raises UsageError where it is no longer there.
+    """
+    name = f"{run.task}:{run.variant}" if run.variant else run.task
+    if not run.task_file:
+        return task(name)
+    if not Path(run.task_file).is_file():
+        raise UsageError(
+            f"`{name}` was in `{run.task_file}`, which is gone",
+            "put the file back where it was; docs/tasks.md shows how to install a task by name",
+        )
+    found = {one.id: one for one in _in_file(run.task_file)}
+    if name not in found:
+        raise UsageError(
+            f"`{run.task_file}` no longer has a task `{name}`",
+            did_you_mean(name, found, "put the task back into its TASKS"),
+        )
+    return found[name]
 
 
 def tasks(spec: str) -> tuple[Task, ...]:
@@ -133,7 +157,7 @@ def _in_file(path: str) -> tuple[Task, ...]:
     if not found or not _is_tuple_of_tasks(found):
         raise UsageError(f"`{path}` has no tuple of tasks called TASKS", "add `TASKS = (task,)`")
     _by_id((*_everything().values(), *found))
-    return tuple(found)
+    return tuple(replace(one, file=str(file)) for one in found)
 
 
 def _only_task(path: str) -> Task:

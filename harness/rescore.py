@@ -15,7 +15,7 @@ from harness.errors import StoreError, UsageError, did_you_mean
 from harness.lm_eval_task import is_lm_eval
 from harness.metrics import sampling_measures, summarise
 from harness.plan import fingerprint
-from harness.registry import task as find_task
+from harness.registry import task_of
 from harness.score import answers, grade_row, graded, score, scored, write_measures
 from harness.scorers import GRADERS
 from harness.task import Scorer, Task
@@ -103,7 +103,7 @@ def _by_one(run: Run, folder: Path, grader: Scorer) -> Run:
 
 
 def _by_its_task(run: Run, folder: Path, replacing: bool) -> Run:
-    task = find_task(f"{run.task}:{run.variant}" if run.variant else run.task)
+    task = task_of(run)
     if is_lm_eval(task):
         # lm-eval's own versions are in the run's protocol already.
         return _anew(run, folder, task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,17 @@ class GraderError(RuntimeError):
     """A grader raised: a bug of the grader, told with the sample, never a wrong answer."""
 
 
-def score(folder: Path, task: Task) -> Graded:
+Find = Callable[[Completion], tuple[Score, ...] | None]
+
+
+def score(folder: Path, task: Task, ready: Find = lambda _: None) -> Graded:
     """Grade every completion of a run folder; writes samples, grades and measures.
 
+    ready: grades by the task's scorers that are there already (see `harness.ahead`).
     Raises StoreError where a request has no completion: what is missing is never a zero.
     Raises GraderError where a grader raises.
     """
-    grading = _Grading(task, Judgements(folder, task) if task.judge else None)
+    grading = _Grading(task, Judgements(folder, task) if task.judge else None, ready)
     write_samples(folder, grading.rows(folder))
     measures = grading.measures()
     write_measures(folder, measures)
@@ -97,7 +101,7 @@ def answers(folder: Path) -> Iterator[tuple[JSON, Sample, Completion]]:
     """
     with Completions(folder) as completions:
         for request in read_requests(folder):
-            sample = _sample(request)
+            sample = sample_of(request)
             for index in range((request.get("sampling") or {}).get("n", 1)):
                 completion = completions.find(sample.id, index)
                 if completion is None:
@@ -135,8 +139,8 @@ def scored(sample: Sample, completion: Completion, grade: Score) -> Scored:
 class _Grading:
     """Sums kept while the rows stream by; the rows themselves are never held."""
 
-    def __init__(self, task: Task, judgements: Judgements | None = None) -> None:
-        self.task, self.judgements = task, judgements
+    def __init__(self, task: Task, judgements: Judgements | None, ready: Find) -> None:
+        self.task, self.judgements, self.ready = task, judgements, ready
         self.scored: dict[str, list[Scored]] = {scorer.metric: [] for scorer in task.scorers}
         self.tally = Tally()
 
@@ -145,7 +149,11 @@ class _Grading:
             yield self._row(request, sample, completion)
 
     def _row(self, request: JSON, sample: Sample, completion: Completion) -> JSON:
-        grades = [self._grade(scorer, sample, completion) for scorer in self.task.scorers]
+        grades = self.ready(completion) or tuple(
+            self._grade(scorer, sample, completion) for scorer in self.task.scorers
+        )
+        for scorer, grade in zip(self.task.scorers, grades, strict=True):
+            self.scored[scorer.metric].append(scored(sample, completion, grade))
         self.tally.add(completion)
         first = grades[0]
         return {
@@ -174,9 +182,7 @@ class _Grading:
 
     def _grade(self, scorer: Scorer, sample: Sample, completion: Completion) -> Score:
         read = self.judgements.reply(sample, completion.index) if self.judgements else completion
-        grade = graded(scorer, sample, read)
-        self.scored[scorer.metric].append(scored(sample, completion, grade))
-        return grade
+        return graded(scorer, sample, read)
 
     def measures(self) -> tuple[Measure, ...]:
         found: list[Measure] = []
@@ -213,7 +219,8 @@ def grade_row(sample: Sample, completion: Completion, metric: str, grade: Score)
     }
 
 
-def _sample(request: JSON) -> Sample:
+def sample_of(request: JSON) -> Sample:
+    """The sample that a line of requests.jsonl was made from."""
     asked = request["sample"]
     return Sample(
         id=request["id"],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness import runs
+from harness.ahead import Ahead
 from harness.bridge.scoring import score_lm_eval
 from harness.errors import BenchError, UsageError, WorkerError
 from harness.infer import ONLY_SPEED, Part
@@ -72,6 +73,7 @@ class Session:
         self.asked: tuple[str, ...] = ()
         self.start_anew = ""
         self.bugs: list[GraderError] = []
+        self.ahead = Ahead({})
         self.begun = time.monotonic()
 
     def begin(self, plans: Sequence[Plan], stack: ExitStack) -> None:
@@ -133,6 +135,7 @@ class Session:
             task=task.name,
             variant=task.variant,
             task_version=task.version,
+            task_file=task.file,
             dataset=f"{task.dataset.path}/{task.dataset.config}/{task.dataset.split}",
             dataset_revision=plan.dataset_revision,
             protocol=plan.protocol,
@@ -171,8 +174,12 @@ class Session:
     def part(self) -> Part | None:
         """What a worker is to answer for this model, None where nothing is open."""
         self.asked = tuple(self.open)
-        asked = ((runs.folder_of(self.home, i), task.id) for i, (_, task) in self.open.items())
-        return Part(model=self.spec, runs=tuple(asked)) if self.open else None
+        folders = {run_id: runs.folder_of(self.home, run_id) for run_id in self.open}
+        if not folders:
+            return None
+        self.ahead = Ahead({folders[i]: task for i, (_, task) in self.open.items()})
+        asked = ((folders[i], task.id) for i, (_, task) in self.open.items())
+        return Part(model=self.spec, runs=tuple(asked))
 
     def fail(self, error: BenchError) -> None:
         """The worker is gone: what it had not finished has failed."""
@@ -202,6 +209,7 @@ class Session:
             case "loaded":
                 self._loaded(event["info"])
             case "progress":
+                self.ahead.look()
                 self.listener.progress(self.spec.name, event)
             case "refused":
                 task = self.open[_run_id(event)][1]
@@ -257,8 +265,10 @@ class Session:
     def _score(self, run_id: str) -> None:
         run, task = self.open[run_id]
         try:
-            grade = score_lm_eval if is_lm_eval(task) else score
-            graded = grade(runs.folder_of(self.home, run_id), task)
+            folder = runs.folder_of(self.home, run_id)
+            ready = self.ahead.take(folder)
+            lm_eval = is_lm_eval(task)
+            graded = score_lm_eval(folder, task) if lm_eval else score(folder, task, ready.find)
         except BenchError as error:
             self.report(error)
             self._close(run_id, error)

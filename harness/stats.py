@@ -7,7 +7,6 @@ better known than either score, since both met the same hard and the same easy q
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -245,8 +244,9 @@ def paired_shares(won: int, lost: int, n: int) -> PairedTest:
     )
 
 
-_DRAWS = 15_000_000
+_DRAWS = 150_000_000
 """Questions drawn in all by one bootstrap, about two seconds; bounds the number of resamples."""
+_DRAWS_AT_ONCE = 1_000_000
 
 
 def paired_bootstrap(
@@ -257,7 +257,7 @@ def paired_bootstrap(
     The interval is BCa (Efron 1987). p is the share of resampled means, moved to mean zero, that
     lie as far out as the data, but never less than a sign test of the questions that differ could
     give: resampling three equal differences would otherwise seem certain.
-    resamples: 10,000 unless given, fewer (at least 1,000) above 1,500 questions.
+    resamples: 10,000 unless given, fewer (at least 1,000) above 15,000 questions.
     """
     n = len(differences)
     delta, stderr = mean_stderr(differences)
@@ -285,7 +285,7 @@ def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 2_000
 
     >>> interval = mean_interval([0.1, 0.4, 0.5, 0.9, 1.0, 0.7, 0.2, 0.3])
     >>> round(interval.low, 2), round(interval.high, 2)
-    (0.31, 0.75)
+    (0.32, 0.74)
     """
     mean, stderr = mean_stderr(values)
     if len(values) >= _LARGE or stderr < 1e-12:
@@ -294,9 +294,15 @@ def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 2_000
 
 
 def _resampled_means(values: Sequence[float], seed: int, count: int) -> list[float]:
-    choices = random.Random(seed).choices
-    n = len(values)
-    return sorted(sum(choices(values, k=n)) / n for _ in range(count))
+    import numpy as np  # a tenth of a second that only a bootstrap should cost
+
+    generator, array, n = np.random.default_rng(seed), np.asarray(values, dtype=float), len(values)
+    at_once = max(1, _DRAWS_AT_ONCE // n)
+    means = [
+        array[generator.integers(n, size=(min(at_once, count - done), n), dtype=np.int32)].mean(1)
+        for done in range(0, count, at_once)
+    ]
+    return [float(mean) for mean in np.sort(np.concatenate(means))]
 
 
 def _bca(means: Sequence[float], values: Sequence[float], centre: float) -> Interval:

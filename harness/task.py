@@ -67,7 +67,8 @@ class Task:
     questions of a group hang together (one text, many questions), so that the standard error must
     count groups rather than questions. judge: the prompt under tasks/judges/ with which another
     model reads the answers; the scorers then grade its replies. has_gold: whether the scorers must
-    accept the targets as answers (`bench tasks check`).
+    accept the targets as answers (`bench tasks check`). file: the user's own file that it was read
+    from; the registry sets it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Task:
     has_gold: bool = True
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
+    file: str = ""
 
     @property
     def id(self) -> str:

@@ -77,6 +77,9 @@ def _ask(sessions: Sequence[Session]) -> None:
         sessions[0].report(error)
         for session in sessions:
             session.fail(error)
+    finally:
+        for session in sessions:
+            session.ahead.stop()
 
 
 class _Turns:

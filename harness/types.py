@@ -199,6 +199,7 @@ class Run:
     n_samples: questions asked. limit_n: the `--limit` that cut them, None for a whole benchmark.
     protocol: fingerprint; `protocol_parts` are the values it was made from, so that two runs can
     say what differs. key: equal keys are the same question to the same weights (resume, reuse).
+    task_file: the user's file that the task is in, '' for one that is found by name.
     cause: label of a failure; error: its sentence. started_at, finished_at: UTC, ISO 8601.
     """
 
@@ -215,6 +216,7 @@ class Run:
     task: str = ""
     variant: str = ""
     task_version: int = 0
+    task_file: str = ""
     dataset: str = ""
     dataset_revision: str | None = None
     protocol: str = ""

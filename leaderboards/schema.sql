@@ -1,6 +1,6 @@
 -- The history: one row per run, measure, sample, grade, training step, trial, model.
 -- Table and column names are a public contract. Everything but `models` is built from the run
--- folders, so a change here needs no migration: raise SCHEMA_VERSION in harness/store.py and each
+-- folders, so a change here needs no migration: raise SCHEMA_VERSION in harness/database.py and each
 -- home is rebuilt on its next command.
 --
 -- No keys and no indexes: a run is deleted and inserted whole in one transaction, rows of a run lie
@@ -49,7 +49,8 @@ CREATE TABLE runs (
     engine_settings JSON,           -- as given with --set
     engine_stats JSON,              -- what the engine counted: distinct tokens, batches, …
     protocol_parts JSON,            -- the values that `protocol` was made from
-    key VARCHAR                     -- equal for the same question to the same weights
+    key VARCHAR,                    -- equal for the same question to the same weights
+    task_file VARCHAR               -- the user's file that the task is in, '' for a known one
 );
 
 CREATE TABLE measures (

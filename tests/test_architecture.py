@@ -55,6 +55,7 @@ LAYERS = {
             "questions",
             "infer",
             "score",
+            "ahead",
             "rescore",
             "disagreements",
             "session",

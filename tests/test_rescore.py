@@ -140,7 +140,7 @@ def rows(home: Path, sql: str) -> list[tuple[Any, ...]]:
 def use(monkeypatch: pytest.MonkeyPatch, *scorers_: Scorer, version: int = 4) -> None:
     """The registry's gsm8k has other graders from now on."""
     found = replace(registry.task("gsm8k"), scorers=scorers_, version=version)
-    monkeypatch.setattr("harness.rescore.find_task", lambda name: found)
+    monkeypatch.setattr("harness.rescore.task_of", lambda name: found)
 
 
 def add(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> None:
@@ -365,7 +365,7 @@ def test_what_cannot_be_graded_is_refused(
 
 def test_a_judge_is_not_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = replace(registry.task("gsm8k"), scorers=(Generous(),), judge="safety")
-    monkeypatch.setattr("harness.rescore.find_task", lambda name: judged)
+    monkeypatch.setattr("harness.rescore.task_of", lambda name: judged)
     with pytest.raises(UsageError, match="reads a judge's replies"):
         rescore(home, RUN)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from checkpoint_folder import write_checkpoint
 
-from harness import registry
+from harness import registry, runs
 from harness.errors import DataError, UsageError
-from harness.evaluate import evaluate
+from harness.evaluate import evaluate, resume
 from harness.questions import questions
+from harness.rescore import rescore
 from harness.task_check import check_gold
+from harness.types import Run
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
 HEADER = (
@@ -98,3 +102,40 @@ def test_several_tasks_of_a_file_are_all_taken(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(HEADER + "TASKS = (replace(gsm8k, name='a'), replace(gsm8k, name='b'))")
     assert [task.id for task in registry.tasks(f"{path},gsm8k")] == ["a", "b", "gsm8k"]
+
+
+def test_a_run_of_a_file_is_graded_again_by_the_file_as_it_is_now(
+    file: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    model = str(write_checkpoint(tmp_path / "model"))
+    (run,) = evaluate(model, str(file), engine="mock", home=home)
+    assert run.task_file == str(file)
+    text = file.read_text("utf-8").replace("scorers=(NUMBER,)", "scorers=(NUMBER, MATH)")
+    file.write_text(text.replace("import NUMBER", "import MATH, NUMBER"), "utf-8")
+    rescore(home, run.run_id)
+    metrics = {measure["metric"] for measure in json.loads(measures_of(home, run))}
+    assert {"number_match", "math@1"} <= metrics
+
+
+def test_a_run_of_a_file_is_resumed_from_it(file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    model = str(write_checkpoint(tmp_path / "model"))
+    (run,) = evaluate(model, str(file), engine="mock", home=home)
+    runs.write_manifest(home, replace(run, status="interrupted"))
+    again = resume(run.run_id, home)
+    assert (again.status, again.n_samples) == ("done", 3)
+
+
+def test_a_file_that_is_gone_or_has_another_task_is_told(file: Path, tmp_path: Path) -> None:
+    run = Run(run_id="x", kind="eval", status="done", task="times_table", task_file=str(file))
+    with pytest.raises(UsageError, match="no longer has a task `times_table`") as told:
+        registry.task_of(run)
+    assert told.value.hint == "did you mean `times_tables`?"
+    file.unlink()
+    with pytest.raises(UsageError, match="which is gone"):
+        registry.task_of(run)
+
+
+def measures_of(home: Path, run: Run) -> str:
+    return (runs.folder_of(home, run.run_id) / runs.MEASURES).read_text("utf-8")

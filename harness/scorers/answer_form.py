@@ -132,6 +132,7 @@ _JOINING = re.compile(r'\s*,?\s*"\s*,?\s*(?:and|or)\s*"\s*|\s*,?\s+(?:and|or)\s+
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\\circ\b")
 _THIN_COMMA = re.compile(r",\s*\\!\s*")
 _DOLLAR = re.compile(r"(?<!\\)\$")
+_REPEATING = re.compile(r"(\d{0,9})\.(\d{0,9})\\overline\s*\{?\s*(\d{1,9})\s*\}?")
 _APPROXIMATELY = re.compile(r"\A\s*(?:\\approx(?![a-z])|≈)\s*")
 _BOLD = re.compile(r"\A\*\*(.*)\*\*\Z")
 
@@ -157,10 +158,18 @@ def clean(text: str) -> str:
         text = text.replace("\\\\", "\x00")
         text = _SPACES.sub(" ", text).replace("\x00", "\\\\")
         text = _TEXT.sub(_quoted, text)
-        text = _FONT.sub("", text)
+        text = _REPEATING.sub(_as_fraction, _FONT.sub("", text))
     text = text.replace("\\(", "").replace("\\)", "").replace("\\[", "").replace("\\]", "")
     text = _APPROXIMATELY.sub("", _JOINING.sub(",", text))
     return text.rstrip(" .,;:").lstrip(" ,;:") if text.strip(" .,;:$") else text.strip()
+
+
+def _as_fraction(repeating: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` as a quotient."""
+    whole, digits, again = repeating.groups()
+    below = (10 ** len(again) - 1) * 10 ** len(digits)
+    above = int(f"{whole}{digits}{again}") - int(f"{whole}{digits}" or 0)
+    return f"\\frac{{{above}}}{{{below}}}"
 
 
 def _quoted(match: re.Match[str]) -> str:
@@ -172,9 +181,10 @@ def _quoted(match: re.Match[str]) -> str:
 def form(text: str) -> Form:
     """The form of a cleaned answer."""
     text = text.strip()
-    letter = _CHOICE.fullmatch(text)
-    if letter:
+    if letter := _CHOICE.fullmatch(text):
         return _value(letter[1])
+    if builder := _BUILDER.fullmatch(text):
+        return form(builder[1])
     return (
         _relation(text)
         or _collection(text)
@@ -190,6 +200,7 @@ _NAME = re.compile(
     r'(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([A-Za-z0-9, ]*\))?|\\[a-z]+|"[^"]*"|[A-Z]{2,4}'
     r"|\([a-z](?:\s*,\s*[a-z])+\)|[a-z]\^\{-1\}\([a-z]\))\s*"
 )
+_BUILDER = re.compile(r"«\s*[a-z](?:\s*\\in(?![a-z])[^|:]*?)?\s*(?:\\mid(?![a-z])|\||:)(.+)»")
 _IN_SET = re.compile(r"\A\s*\\?[A-Za-z]+\s*\\in(?![a-z])\s*")
 _THOUSANDS = re.compile(r"(?<![\d,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _GROUPED = re.compile(r'[-+]?\$?\s*\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*(?:%|\$|".*"|[a-z ]{3,})?')

@@ -3,7 +3,8 @@
 What is taken as equal: any spelling of the same value (fractions, decimals, percentages as 30 or
 .3, roots, polynomials in any order), with or without its unit, but not two different units;
 lists and sets in any order; tuples and intervals in their order and with their brackets; equations
-up to sides and a factor; `x = 5` and `5`. What is not: rounded numbers, other letters.
+up to sides and a factor; `x = 5` and `5`; `1 < x < 2` and `(1, 2)`. What is not: rounded numbers,
+other letters.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from harness.scorers.answer_form import (
 )
 from harness.scorers.exact import TooHard
 
+_BELOW = {"<": "()", "\\le": "[]"}
+_ABOVE = (">", "\\ge")
+_MOST = Value(exact.atom("infty"))
+_LEAST = Value(exact.negate(_MOST.formula))
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 
 
@@ -42,6 +47,8 @@ def decide(answer: str, gold: str) -> bool | None:
     left, right = clean(answer), clean(gold)
     if left.replace(" ", "") == right.replace(" ", ""):
         return bool(left)
+    if not left:
+        return False
     left = _without_choice(left, right)
     try:
         answer_form, gold_form = form(left), form(right)
@@ -159,6 +166,10 @@ def _same_matrix(answer: Matrix, gold: Matrix) -> bool | None:
 
 
 def _same_relation(answer: Form, gold: Form) -> bool | None:
+    for one, other in ((answer, gold), (gold, answer)):
+        interval = _interval(one) if isinstance(other, Group) else None
+        if interval is not None:
+            return _same(interval, other)
     if not isinstance(gold, Relation):
         assert isinstance(answer, Relation)
         return _same_as_last_side(answer, gold)
@@ -181,6 +192,27 @@ def _same_as_last_side(relation: Relation, other: Form) -> bool | None:
     if equal is False or relation.named:
         return equal
     return True if equal and _same(relation.sides[0], last) else None
+
+
+def _interval(relation: Form) -> Group | None:
+    """The interval of a letter between constants, or on one side of one."""
+    if not isinstance(relation, Relation) or not {*relation.operators} <= {*_ABOVE, *_BELOW}:
+        return None
+    if relation.operators[0] in _ABOVE:
+        turned = tuple(_FLIPPED[operator] for operator in reversed(relation.operators))
+        relation = Relation(relation.sides[::-1], turned)
+    sides, operators = [*relation.sides], [*relation.operators]
+    if len(sides) == 2 and _is_letter(sides[0]):
+        sides, operators = [_LEAST, *sides], ["<", *operators]
+    elif len(sides) == 2:
+        sides, operators = [*sides, _MOST], [*operators, "<"]
+    if len(sides) != 3 or not {*operators} <= _BELOW.keys() or not _is_letter(sides[1]):
+        return None
+    return Group(_BELOW[operators[0]][0] + _BELOW[operators[1]][1], (sides[0], sides[2]))
+
+
+def _is_letter(side: Form) -> bool:
+    return isinstance(side, Value) and exact.is_letter(side.formula)
 
 
 def _is_assignment(relation: Relation) -> bool:

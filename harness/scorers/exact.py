@@ -108,6 +108,16 @@ def constant(formula: Formula) -> Fraction | None:
     return None
 
 
+def is_letter(formula: Formula) -> bool:
+    terms = [*formula.above.items()]
+    return (
+        formula.below == _ONE
+        and len(terms) == 1
+        and terms[0][1] == 1
+        and _is_plain_letter(terms[0][0])
+    )
+
+
 def same(one: Formula, other: Formula) -> bool | None:
     """Whether two formulas are equal; None where closed functions leave it open."""
     left = _product(one.above, other.below)

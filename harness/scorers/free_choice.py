@@ -2,15 +2,16 @@ r"""The letter of a multiple-choice answer, read from free text.
 
 What is said outright comes first: `\boxed{B}`, "the answer is (B)", "C is correct", "I choose D";
 of several such statements the last one counts, and one that names two letters cannot be read.
-Then an answer that begins with its letter (`B. Mitosis`), ends with it on a line of its own, or
-holds one letter in brackets. An A counts only where it cannot be the article.
+Then an answer that begins with its letter (`B. Mitosis`), ends with it on a line of its own, calls
+one option of a list right, or holds one letter in brackets. An A counts only where it cannot be the
+article. Where a model writes on with a question of its own, what it answered before counts.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.scorers.thinking import visible_answer
@@ -26,33 +27,47 @@ _DECORATION = re.compile(
 _NOUN = r"(?:answer|ans|option|choice|alternative|letter|response|solution|conclusion)"
 # What may stand between "the answer" and its letter.
 _LINK = (
-    r"(?:\s+(?:is|are|would\s+be|must\s+be|should\s+be|will\s+be|here\s+is"
-    r"|(?:to|for|of|in|among)\s+[^.\n]{1,60}?\s+is)\b[\s:]*|\s*[:=–—-]+\s*|(?<=ans)\s*\.\s*(?:is\b\s*)?"
+    r"(?:\s+(?:here\s+)?(?:is|are|(?:would|must|should|will|might|may|could|has\s+to|seems\s+to"
+    r"|appears\s+to)\s+(?:(?:likely|probably)\s+)?be|(?:to|for|of|in|among|that|from)"
+    r"\s+[^.\n]{1,60}?\s+is)\b[\s:]*|[\"']?\s*(?:[:=：–—→>-]+)\s*"
+    r"|(?<=ans)\s*\.\s*(?:is\b\s*)?"
     r"|(?:(?<=ans)|(?<=answer))[\s.:]{1,3}(?=[(\[]?[a-z][.):\]]))"
 )
 _FILLER = (
     r"(?:(?:therefore|thus|hence|clearly|indeed|most\s+likely|probably|actually|simply|the"
     r"|correct|best|option|choice|letter|answer|number)[\s,:]+){0,4}"
 )
-_OPEN, _CLOSE = r"[(\[{\"'“‘]{0,3}", r"[)\]}\"'”’]{0,3}"
+_OPEN, _CLOSE = r"[(\[{<\"'“‘]{0,3}", r"[)\]}>\"'”’]{0,3}"
 _VERB = (
-    r"(?:is|would\s+be|must\s+be|seems|appears\s+to\s+be)\s+(?:(?:the|most|clearly|therefore"
-    r"|also)\s+)*(?:correct|right|true|best|answer|appropriate|most\s+\w+\s+answer)"
+    r"(?:(?:is|would\s+be|must\s+be|(?:seems|appears)(?:\s+to\s+be)?)\s+(?:(?:the|most|clearly"
+    r"|therefore|also)\s+)*(?:correct|right|true|best|answer|appropriate|(?:option|choice|one)\s+that"
+    r"|most\s+\w+\s+answer)|(?:best\s+)?(?:fits|matches)\b|best\s+[a-z]+s\b)"
 )
+_CHINESE = r"(?:答案|选项|选择|[故应]选)(?:是|为|选|[:：\s])*"
 _CHOOSE = r"\b(?:choose|chose|select|selected|pick|picked|go\s+(?:with|for)|opt\s+for|mark)\b"
 # In "vitamin D" and "hepatitis B" the letter is a name.
 _NAMED = (
     r"(?:vitamin|hepatitis|type|group|class|grade|stage|factor|protein|influenza|complex"
     r"|coenzyme|cyclosporin|penicillin|phase|plan|part|figure|table|point|person|patient|case)"
 )
+_NO_ANSWER = re.compile(
+    rf"(?i:\b{_NAMED}|\b(?:not|never|neither|nor|than)|n['’]t(?:\s+be)?|\bnot\s+be)\s+\Z"
+    r"|(?<![\w'’])[A-J](?:\s*[,/&]|\s+(?:and|or|nor)\b)+\s*\Z"
+)
+_RIGHT = re.compile(r"(?i)\b(?:correct|right|true)\b")
+_NOT_RIGHT = re.compile(r"(?i)\b(?:not|incorrect|wrong|false|untrue|neither)\b|n['’]t\b")
+_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*\d{0,4}[ \t]*[:.]")
 
 
 @dataclass(frozen=True, slots=True)
 class _Patterns:
     boxed: re.Pattern[str]
     stated: re.Pattern[str]
+    described: re.Pattern[str]
     alone: re.Pattern[str]
     begins: re.Pattern[str]
+    opens: re.Pattern[str]
+    follows: re.Pattern[str]
     listed: re.Pattern[str]
     option: re.Pattern[str]
     bracketed: re.Pattern[str]
@@ -65,8 +80,8 @@ def _patterns(letters: str) -> _Patterns:
     upper = f"[{letters}]"
     # Not the start of a word, nor the article: "A patient", "a rise"; "A because" is a letter.
     ends = r"(?!\w|['’]\w|-\S|\.(?-i:[a-z0-9]))"
-    joint = r"(?:because|since|i\.e|as|for|which|is|was|or|and|but|due|given|with)\b"
-    word_after = rf"(?![ \t]+(?!{joint})(?-i:[a-z]))"
+    reason = r"(?:because|since|i\.e|as|for|which|due|given|with)\b"
+    word_after = rf"(?![ \t]+(?!{reason}|(?:is|was|or|and|but)\b)(?-i:[a-z]))"
     letter = rf"(?:(?![Aa]){some}{ends}|[Aa]{ends}{word_after})"
 
     def said(one: str, two: str) -> str:
@@ -75,15 +90,24 @@ def _patterns(letters: str) -> _Patterns:
         return rf"{_OPEN}(?P<{one}>{letter}){_CLOSE}(?P<{two}>{second})?"
 
     after_noun = rf"\b{_NOUN}s?{_LINK}{_FILLER}{said('one', 'two')}"
-    before_verb = (
-        rf"(?<![\w'’]){_OPEN}(?P<three>{upper}){_CLOSE}(?:\s*[.:][^.\n]{{1,80}}?)?\s+{_VERB}"
-    )
+    subject = rf"(?<![\w'’]){_OPEN}(?P<three>{upper}){_CLOSE}"
+    chinese = rf"{_CHINESE}{_OPEN}(?P<six>{upper})(?![A-Za-z])"
     chosen = rf"{_CHOOSE}\s+{_FILLER}{said('four', 'five')}"
     return _Patterns(
         boxed=re.compile(rf"(?i:\\boxed\s*\{{\s*{_OPEN}({letter}))"),
-        stated=re.compile(rf"(?i:{after_noun})|{before_verb}|(?i:{chosen})"),
+        stated=re.compile(rf"(?i:{after_noun})|{subject}\s+{_VERB}|(?i:{chosen})|{chinese}"),
+        described=re.compile(rf"{subject}\s*[.:][^.\n]{{1,80}}?\s+{_VERB}"),
         alone=re.compile(rf"\W*(?:(?i:option|choice)\s+)?({some})\W*"),
-        begins=re.compile(rf"[\s(\[\"']*({upper})(?:[)\]]+[.:,]?|[.:]|\s+[-–—])(?=\s|$)"),
+        begins=re.compile(
+            rf"[\s(\[\"']*({some})(?:(?:[)\]]+[.:,]?|\.)|(?<=[A-Z])(?::|\s+[-–—]))(?=\s|$)"
+        ),
+        opens=re.compile(
+            rf"\W*(?:({upper})(?:[)\].:,;]+(?!\s*[A-Z]\b)|\s+{reason})"
+            rf"|((?![AI]){upper})\s+[A-Z\d](?!\b))"
+        ),
+        follows=re.compile(
+            rf"(?<!not )(?<!n't )\b(?:is|be)\b:?\s+{_OPEN}({upper})(?:[.:)](?=\s)|\)|[.:)]?\Z)"
+        ),
         listed=re.compile(rf"(?<![\w'’.-])({upper})(?:[).:]|\s+[-–—])\s"),
         option=re.compile(rf"\b(?:[Oo]ption|[Cc]hoice)\s+{_OPEN}({upper})(?![\w'’])"),
         bracketed=re.compile(rf"\(({some})\)"),
@@ -101,13 +125,23 @@ def letter_in(text: str, letters: str = _LETTERS) -> str | None:
     """
     pattern = _patterns(letters)
     text = text[-_READ:].strip()
-    if boxed := pattern.boxed.findall(_DECORATION.sub(_undecorated, text)):
-        return str(boxed[-1]).upper()
+    if (further := _NEXT_QUESTION.search(text)) and text[: further.start()].strip():
+        before = _read(pattern, text[: further.start()].strip())
+        return before or _read(pattern, text)
+    return _read(pattern, text)
+
+
+def _read(pattern: _Patterns, text: str) -> str | None:
     text = _DECORATION.sub(_undecorated, text).strip()
+    if boxed := pattern.boxed.findall(text):
+        return str(boxed[-1]).upper()
     if alone := pattern.alone.fullmatch(text):
         return alone[1].upper()
-    stated = list(_statements(pattern.stated, text))
-    return stated[-1] if stated else _unstated(pattern, text)
+    if stated := list(_statements(pattern.stated, text)):
+        return stated[-1]
+    if described := pattern.described.findall(text):
+        return str(described[-1])
+    return _unstated(pattern, text)
 
 
 def _undecorated(match: re.Match[str]) -> str:
@@ -117,7 +151,7 @@ def _undecorated(match: re.Match[str]) -> str:
 def _statements(stated: re.Pattern[str], text: str) -> Iterator[str | None]:
     for match in stated.finditer(text):
         both = match["two"] or match["five"]
-        letter = match["one"] or match["three"] or match["four"]
+        letter = match["one"] or match["three"] or match["four"] or match["six"]
         yield None if both else letter.upper()
 
 
@@ -126,24 +160,43 @@ def _unstated(pattern: _Patterns, text: str) -> str | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return None
-    begun = [match[1] for line in lines if (match := pattern.begins.match(line))]
-    named_first = {*pattern.listed.findall(lines[0]), *pattern.bracketed.findall(lines[0].upper())}
-    if len({*begun, *named_first}) == 1 and pattern.begins.match(lines[0]):
-        return begun[0]
+    begun = {match[1].upper(): line for line in lines if (match := pattern.begins.match(line))}
+    if letter := _first(pattern, lines[0], begun):
+        return letter
     for line in (lines[-1], lines[0]):
         if alone := pattern.alone.fullmatch(line):
             return alone[1].upper()
+    if len(begun) > 1 and (right := [one for one, line in begun.items() if _is_right(line)]):
+        return right[0] if len(right) == 1 else None
+    return _named(pattern, text, begun)
+
+
+def _first(pattern: _Patterns, line: str, begun: Collection[str]) -> str | None:
+    """The letter that the first line begins with, unless that begins a list of the options."""
+    listed = {*pattern.listed.findall(line), *pattern.bracketed.findall(line.upper())}
+    begins, opens = pattern.begins.match(line), pattern.opens.match(line)
+    if begins and len(listed | {begins[1].upper()}) == 1:
+        letter = begins[1].upper()
+        return letter if len(begun) == 1 or letter > min(begun) else None
+    if opens and listed | {*begun} <= {*opens.groups()}:
+        return str(opens[1] or opens[2])
+    return None
+
+
+def _is_right(line: str) -> bool:
+    return _RIGHT.search(line) is not None and _NOT_RIGHT.search(line) is None
+
+
+def _named(pattern: _Patterns, text: str, begun: Iterable[str]) -> str | None:
+    """The one letter that a text names in some way; the ways are tried in order."""
     listed = [*begun, *pattern.listed.findall(text)] if begun else []
-    for found in (pattern.option.findall(text), pattern.bracketed.findall(text), listed):
+    ways = (pattern.option, pattern.bracketed)
+    for found in (*(way.findall(text) for way in ways), listed, pattern.follows.findall(text)):
         if found:
             named = {letter.upper() for letter in found}
             return named.pop() if len(named) == 1 else None
     final = pattern.final.search(text)
-    return None if final is None or _is_a_name(text[: final.start()]) else final[1]
-
-
-def _is_a_name(before: str) -> bool:
-    return re.search(rf"(?i)\b{_NAMED}\s+\Z", before[-40:]) is not None
+    return None if final is None or _NO_ANSWER.search(text[: final.start()][-40:]) else final[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from harness.scorers.equivalence import decide
 from harness.scorers.extraction import boxed_answer, final_answer
 from harness.scorers.math_pool import Verdict, verdict
+from harness.scorers.thinking import visible_answer
 from harness.types import Completion, Sample, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MathMatch:
-    """The final answer of an output (`extraction.final_answer`) against the target's.
+    """The final answer of an output (`extraction.final_answer`) against the target's; thinking text
+    is not read.
 
     `equivalence.decide` settles nearly all pairs; the rest goes to math-verify in a worker process
     with a time limit, past which two answers are not equal.
@@ -26,7 +28,8 @@ class MathMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
-        answer = final_answer(completion.text)
+        text = visible_answer(sample, completion)
+        answer = None if text is None else final_answer(text)
         gold = gold_answer(sample.target)
         found = Verdict(False, "no answer") if answer is None else compare(answer, gold)
         return Score(

@@ -1,8 +1,8 @@
 r"""The number that an answer ends with, compared exactly.
 
 A number is written with or without thousands commas, decimals, a sign, a currency or percent sign;
-`3/4`, `1 1/2` and `\frac{3}{4}` are quotients. `29.00`, `29.` and `029` are 29. Powers, exponents
-and number words are not computed: of `2^10` the number 10 is read.
+`3/4`, `1 1/2` and `\frac{3}{4}` are quotients. `29.00`, `29.` and `029` are 29, a clock's `9:00` is
+9. Powers, exponents and number words are not computed: of `2^10` the number 10 is read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _CURRENCY = r"[$€£¥₹]"
 # A minus after a digit, a letter or a bracket is a subtraction or a dash, not a sign.
 _SIGN = rf"(?:(?<![\w)\]}}])[-−](?:\\?{_CURRENCY})?)?(?:(?<=[$€£¥₹])-)?"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{2,3}){0,8},[0-9]{3}(?![0-9])|[0-9]+)"
+_TIME_OF_DAY = r"(?<![\w:])[0-9]{1,2}:[0-5][0-9](?![0-9:])"
 _NUMBER = (
-    rf"(?:{_SIGN}(?:[0-9]{{1,9}} )?[0-9]{{1,18}}/[0-9]{{1,18}}(?![0-9.])"
+    rf"(?:{_TIME_OF_DAY}|{_SIGN}(?:[0-9]{{1,9}} )?[0-9]{{1,18}}/[0-9]{{1,18}}(?![0-9.])"
     rf"|{_SIGN}(?:{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+))"
 )
 _FIND = re.compile(_NUMBER)
@@ -29,31 +30,39 @@ _MARKED = re.compile(rf"(?m)####[ \t]*\\?{_CURRENCY}?({_NUMBER})[ \t]*\\?%?\.?[ 
 _FRACTION = re.compile(
     r"([-−]?)\\[dt]?frac\s*\{\s*([-−]?[0-9]{1,18})\s*\}\s*\{\s*([0-9]{1,18})\s*\}"
 )
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*([0-9])\s*([0-9])(?![0-9])")
+_MIXED = re.compile(r"(?<=[0-9])\s*\\[dt]?frac")
 # The common case, from the end: no sign, nothing glued in front, no digit behind.
 _SIMPLE = re.compile(
-    r"(?s)(?:.*[^\w.,/$€£¥₹\-−\\{}])?[$€£¥₹]?"
+    r"(?s)(?:.*[^\w.,:/$€£¥₹\-−\\{}])?[$€£¥₹]?"
     r"([0-9]{1,3}(?:,[0-9]{3}){1,8}(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)[^0-9]*\Z"
 )
-_NO_DIGITS = re.compile(r"[^0-9./]+")
+_NO_DIGITS = re.compile(r"[^0-9./:]+")
+_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]")
 _LATEX_COMMA = re.compile(r"\{,\}|,\\!|(?<=[0-9])\\[,!](?=[0-9])")
 
 # The last number of nearly every answer is in its last line; a match that starts this near to
 # the cut may have lost its beginning there.
 _TAIL, _MARGIN = 96, 32
+_MOST_READ = 200_000
 
 
 def number_in(text: str) -> str | None:
     r"""The number that a text states, in its plainest spelling; None where there is none.
 
-    In this order: the first line `#### 18`, the last number in the last `\boxed`, the last number.
+    In this order: the first line `#### 18`, the last number in the last `\boxed`, the last number
+    before the model writes on with a `Question:` of its own, the last number.
 
     >>> number_in("She pays $1,050.00."), number_in("10 - 5 = 5"), number_in("It is -5%")
     ('1050', '5', '-5')
     >>> number_in("6 * 3 = 18\n#### 18\n\nQuestion: 4 + 4"), number_in("1 1/2 cups")
     ('18', '1.5')
     """
+    text = text[-_MOST_READ:]
     if "####" in text and (marked := _MARKED.search(text)):
         return plain_number(marked[1])
+    if "\nQ" in text and (further := _NEXT_QUESTION.search(text, 1)):
+        text = text[: further.start()] if _last_number(text[: further.start()]) else text
     return (boxed_number(text) if "\\boxed" in text else None) or _last_number(text)
 
 
@@ -76,7 +85,10 @@ def plain_number(number: str) -> str:
     negative = "-" in number or "−" in number
     if "/" in number:
         return _plain_quotient(number.lstrip("-−$€£¥₹\\"), negative)
-    whole, _, decimals = _NO_DIGITS.sub("", number).partition(".")
+    hours, _, minutes = _NO_DIGITS.sub("", number).partition(":")
+    if minutes.strip("0"):
+        return f"{int(hours)}:{minutes}"
+    whole, _, decimals = hours.partition(".")
     whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
     plain = f"{whole}.{decimals}" if decimals else whole
     return f"-{plain}" if negative and plain != "0" else plain
@@ -119,7 +131,9 @@ def _read(text: str) -> str:
     if "\\" not in text and "{" not in text:
         return text
     text = _LATEX_COMMA.sub(lambda match: "," if "," in match[0] else "", text)
-    return _FRACTION.sub(r"\1\2/\3", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    # "2\frac{1}{2}" is 2 1/2, and not 21/2.
+    return _FRACTION.sub(r"\1\2/\3", _MIXED.sub(r" \\frac", text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
