@@ -29,6 +29,8 @@ from harness.training_data import TrainingData
 from harness.training_process import Meeting, StepReader, check, gpu_count, train
 from harness.types import JSON, ModelSpec, Recipe, Run, RunStatus, to_json
 
+MEETING_TIMEOUT_S = 600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -64,6 +66,8 @@ def train_recipe(name: str, options: Options, listener: Listener | None = None) 
     told = listener or Silent()
     home = runs.home_folder(options.home)
     with prepared(name, options, told) as ready, ExitStack() as stack:
+        if ready.recipe.num_machines > 1 and meeting_of(ready.asked).rank > 0:
+            return _joined(home, ready, told)
         stack.callback(store.sync, home, say=told.note)
         run, lock = _begin(home, ready, options, told, stack)
         if lock is None:
@@ -290,6 +294,27 @@ def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) 
         return _ended(home, run, begun, error)
     done = replace(run, flags=(*run.flags, *not_trained(folder, ready.asked.trainer)))
     return _ended(home, done, begun, None)
+
+
+def _joined(home: Path, ready: Prepared, listener: Listener) -> Run:
+    """The run of the first machine, which this one takes part in; it keeps no record of its own."""
+    asked, meeting = _new_run(ready), meeting_of(ready.asked)
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
+    listener.note(f"machine {meeting.rank} waits for the run of machine 0 in {home}")
+    while time.monotonic() < deadline:
+        for other in runs.earlier(home, asked):
+            if other.status == "running":
+                listener.note(f"machine {meeting.rank} takes part in {other.run_id}")
+                folder = runs.folder_of(home, other.run_id)
+                cpu = ready.recipe.device == "cpu" or gpu_count() == 0
+                train(ready.recipe, folder, meeting, cpu=cpu, hold=(), tell=lambda step: None)
+                return replace(runs.read_manifest(folder), status="done")
+        time.sleep(1.0)
+    raise WorkerError(
+        f"machine 0 began no run of this recipe within {MEETING_TIMEOUT_S:.0f} s",
+        "start it with the same command and NODE_RANK=0, on a home that both machines see",
+        cause="collective_timeout",
+    )
 
 
 def meeting_of(asked: Asked) -> Meeting:
