@@ -17,14 +17,14 @@ from harness.errors import WorkerError
 PACKAGE = Path(__file__).resolve().parent
 
 # Runs one of our modules under an interpreter that does not have them: folder, module, arguments.
+# The link is for processes that it starts in turn: they inherit the path, not the modules.
 _BORROW = """
-import importlib.util, runpy, sys
+import atexit, os, runpy, shutil, sys, tempfile
 _, folder, module, *arguments = sys.argv
-spec = importlib.util.spec_from_file_location(
-    "harness", folder + "/__init__.py", submodule_search_locations=[folder]
-)
-sys.modules["harness"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["harness"])
+place = tempfile.mkdtemp(prefix="tunebench-")
+atexit.register(shutil.rmtree, place, True)
+os.symlink(folder, os.path.join(place, "harness"))
+sys.path.insert(0, place)
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """

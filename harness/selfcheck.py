@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import runs, store
 from harness.engine_choice import has_vllm
 from harness.engines.base import SETTINGS
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkerError
 from harness.evaluate import Options, evaluate
 from harness.registry import tasks as find_tasks
 from harness.session import Listener
@@ -52,8 +52,8 @@ def selfcheck(
     """One comparison for each task. A setting among the options goes to each engine that has it.
 
     Both evaluations are runs in the history, and the comparison is kept with the second one.
-    Raises UsageError where an engine is not installed, for a task that samples, and for a run that
-    fails.
+    Raises UsageError where an engine is not installed and for a task that samples, WorkerError
+    where a run fails.
     """
     settings = {name: _settings(name, options) for name in (REFERENCE, engine)}
     if engine == "vllm" and not has_vllm(settings[engine].get("python", "")):
@@ -75,9 +75,10 @@ def selfcheck(
     home = runs.home_folder(options.home)
     for run in itertools.chain.from_iterable(pairs):
         if run.status != "done":
-            raise UsageError(
+            raise WorkerError(
                 f"engine `{run.engine}` did not finish `{run.task}`: {run.error}",
                 "there is nothing to compare; `bench doctor` may know why",
+                cause=run.cause or "worker_error",
             )
     found = [_compared(home, reference, run) for reference, run in pairs]
     for parity in found:

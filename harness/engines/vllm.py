@@ -6,7 +6,7 @@ shape by reading their weights into place.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from harness.engines.base import EngineInfo, StartAnewError, Tokenized, VLLMSett
 from harness.engines.loading import pick_dtype
 from harness.engines.prompts import Key, Prompts, count_distinct, end_tokens, missing, most_tokens
 from harness.engines.stopping import Vocabulary
+from harness.engines.tokenizing import Prepared
 from harness.engines.trie import size
 from harness.errors import WorkerError
 from harness.types import JSON, Completion, ModelSpec, Request
@@ -39,12 +40,16 @@ class VLLMEngine:
         """Requests and `load` are about this model from now on."""
         self._model = model
         self._distinct_tokens = 0
+        self._ways: Mapping[str, int] = {}
         self._reload_difference: float | None = None
         self._prompts = Prompts(model, "vllm", self._settings.max_model_len)
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
         return self._prompts.take(requests)
+
+    def prepared(self, requests: Sequence[Request]) -> list[Prepared]:
+        return self._prompts.of(requests)
 
     def load(self) -> EngineInfo:
         """Raises WorkerError, StartAnewError where a running engine cannot take over."""
@@ -161,8 +166,10 @@ class VLLMEngine:
         self._distinct_tokens += count_distinct(pending)
         scored = [one for one in pending if one.request.kind != "generate"]
         written = [one for one in pending if one.request.kind == "generate"]
+        if not pending:
+            return
         writer = Writer(self._vocabulary, self._eos)
-        self._judge = Judge(
+        judge = Judge(
             self._engine.vllm_config.cache_config.block_size,
             replays=self._engine.model_config.enable_trace_replay,
             rows=not self._adapters,
@@ -170,7 +177,8 @@ class VLLMEngine:
         texts = [ask for one in written for ask in writer.asks(one, missing(one, skip))]
         # Texts first: they take longest, and what is scored fills the room that they leave.
         asks = sorted(texts, key=lambda ask: ask.prompt)
-        asks += sorted(self._judge.asks(scored), key=lambda ask: ask.prompt)
+        self._ways = judge.ways
+        asks += sorted(judge.asks(scored), key=lambda ask: ask.prompt)
         yield from self._queue.run(asks)
 
     def stats(self) -> JSON:
@@ -185,6 +193,6 @@ class VLLMEngine:
             "decoded_tokens": queue.decoded_tokens,
             "requests": queue.requests,
             "block_tokens": self._engine.vllm_config.cache_config.block_size,
-            "scored": dict(self._judge.ways),
+            "scored": dict(self._ways),
             "reload_difference": self._reload_difference,
         }

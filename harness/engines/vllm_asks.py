@@ -138,7 +138,7 @@ class Judge:
         self._block_tokens = block_tokens
         self._replays = replays
         self._rows = rows
-        self.ways: dict[Way | Literal["one_token"], int] = {}
+        self.ways: dict[str, int] = {}
 
     def asks(self, prepared: Sequence[Prepared]) -> Iterator[Ask]:
         contexts = SortedPaths.of(one.choices[0][0] for one in prepared)
@@ -159,7 +159,7 @@ class Judge:
         question.missing = len(made)
         yield from made
 
-    def _count(self, way: Way | Literal["one_token"]) -> None:
+    def _count(self, way: str) -> None:
         self.ways[way] = self.ways.get(way, 0) + 1
 
     def _way(self, prepared: Prepared, shared: int) -> Way:

@@ -91,7 +91,10 @@ def make_engine(
         return HFEngine(model, typed)
     if name == "vllm":
         from harness.engines.vllm import VLLMEngine
+        from harness.engines.vllm_replicas import ReplicatedEngine
 
+        if (count := typed.data_parallel_size or model.data_parallel_size) > 1:
+            return ReplicatedEngine(model, typed, companions, count)
         return VLLMEngine(model, typed, companions)
     if name == "openai":
         from harness.engines.openai import OpenAIEngine
