@@ -36,6 +36,8 @@ from harness.task import Task
 from harness.together import evaluate_together, finish
 from harness.types import JSON, ModelSpec, Run
 
+RAY = "ray"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -45,6 +47,8 @@ class Options:
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
     the benchmark. settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
+    replicas, ray_address: settings of their own; engine `ray` is the model's own engine, in as many
+    replicas as there is room for.
     """
 
     engine: str = "auto"
@@ -59,6 +63,8 @@ class Options:
     fresh: bool = False
     offline_sample: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    replicas: int | None = None
+    ray_address: str | None = None
     data_root: Path | None = None
     home: Path | None = None
 
@@ -158,13 +164,19 @@ def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
     """The engine for a model and its checked settings; raises UsageError for what it has not."""
     python = options.settings.get("python", "")
     own = spec.engine or ("openai" if spec.base_url else automatic(spec, python))
-    name = options.engine if options.engine != "auto" else own
+    name = options.engine if options.engine not in ("auto", RAY) else own
+    settings = dict(options.settings)
+    if options.engine == RAY:
+        settings = {"replicas": "0", **settings}
+    for key, value in (("replicas", options.replicas), ("ray_address", options.ray_address)):
+        if value is not None:
+            settings[key] = str(value)
     if name not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise UsageError(
-            f"unknown engine `{name}`", did_you_mean(name, SETTINGS, f"one of {known}")
+            f"unknown engine `{name}`", did_you_mean(name, [*SETTINGS, RAY], f"one of {known}")
         )
-    return name, parse_settings(name, dict(options.settings))
+    return name, parse_settings(name, settings)
 
 
 def _comma(names: str | Sequence[str]) -> str:
@@ -245,7 +257,7 @@ def _appointed(task: Task, options: Options) -> Appointed | None:
     if not task.judge:
         return None
     judge, spec = judge_for(task, options.judge, runs.home_folder(options.home))
-    own = replace(options, engine=judge.engine, settings=judge.settings)
+    own = Options(engine=judge.engine, settings=judge.settings)
     engine, settings = engine_settings(spec, own)
     appointed = Appointed(
         judge=judge,

@@ -22,6 +22,7 @@ ONLY_SPEED = {
     *("batch_size", "chunk_tokens", "python", "delay_s", "device"),
     *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
     *("gpu_memory_utilization", "kv_cache_gib", "enforce_eager"),
+    *("replicas", "ray_address"),
     *("concurrency", "timeout_s", "retries", "api_key_env"),
 }
 

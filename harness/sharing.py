@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoints import read_json
-from harness.engines.base import SHARED
+from harness.engines.base import SHARED, replicated
 from harness.types import JSON, ModelSpec
 
 # What a configuration says about its making, not about its shape.
@@ -38,7 +38,7 @@ def groups(models: Sequence[Started]) -> list[list[Started]]:
 def _key(started: Started, adapted: set[str]) -> str:
     """Equal for models that one start can serve."""
     spec, engine, settings = started
-    if engine not in SHARED:
+    if engine not in SHARED or replicated(settings):
         return spec.name
     arguments = {**spec.engine_args, **settings.get("engine_args", {})}
     shape = _shape(spec, arguments, adapted)

@@ -23,7 +23,7 @@ Models = Annotated[str, typer.Option("--model", "-m", help="Registry names, fold
 Tasks = Annotated[
     str, typer.Option("--tasks", "-t", help="Tasks, variants (task:variant), groups.")
 ]
-Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai or mock.")]
+Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai, ray or mock.")]
 Limit = Annotated[int | None, typer.Option(help="Ask only N questions; never on the leaderboard.")]
 Shots = Annotated[int | None, typer.Option(help="Solved examples before each question.")]
 Samples = Annotated[int | None, typer.Option(help="Answers per question.")]
@@ -39,6 +39,12 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew what is done or i
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
 Offline = Annotated[
     bool, typer.Option("--offline-sample", help="Ask the few questions that ship with each task.")
+]
+Replicas = Annotated[
+    int | None, typer.Option(help="Of the model, side by side on a Ray cluster; 0 fills it.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster; one is started if none is named.")
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Engine setting KEY=VALUE; may be repeated.")
@@ -60,6 +66,8 @@ def evaluate(
     fresh: Fresh = False,
     dry_run: DryRun = False,
     offline_sample: Offline = False,
+    replicas: Replicas = None,
+    ray_address: RayAddress = None,
     settings: Settings = None,
     data_root: DataRoot = None,
     home: Home = None,
@@ -80,6 +88,8 @@ def evaluate(
         judge=judge,
         fresh=fresh,
         offline_sample=offline_sample,
+        replicas=replicas,
+        ray_address=ray_address,
         settings=key_values(settings or ()),
         data_root=data_root,
         home=home,

@@ -15,7 +15,19 @@ from harness.types import JSON, Completion, ModelSpec, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HFSettings:
+class Replicated:
+    """Of engines that can run several times side by side, as actors of Ray.
+
+    replicas: how many, 0 = as many as the cluster has room for. ray_address: of the cluster; ''
+    for RAY_ADDRESS or, without it, a cluster of this run's own.
+    """
+
+    replicas: int = 1
+    ray_address: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HFSettings(Replicated):
     """Engine `hf`.
 
     dtype: auto (the registry's, else float32 on a CPU and the checkpoint's own on a GPU),
@@ -33,7 +45,7 @@ class HFSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MockSettings:
+class MockSettings(Replicated):
     """Engine `mock`. answers: a JSON file {request id: text, or list of choice log-probabilities},
     or `module:function` taking a Request and a sample index and returning a text or such a list;
     '' gives fixed pseudo-random answers. delay_s: seconds per request."""
@@ -44,7 +56,7 @@ class MockSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VLLMSettings:
+class VLLMSettings(Replicated):
     """Engine `vllm`.
 
     dtype, max_model_len, python: as for `hf`. gpu_memory_utilization: share of the memory of each
@@ -174,6 +186,11 @@ class StartAnewError(WorkerError):
 SHARED = ("vllm",)  # the engines of which that is true
 
 
+def replicated(settings: Mapping[str, Any]) -> bool:
+    """Whether the engine runs as replicas on Ray."""
+    return settings.get("replicas", 1) != 1 or bool(settings.get("ray_address"))
+
+
 def parse_settings(engine: str, given: dict[str, str]) -> JSON:
     """`--set key=value` pairs as typed values, checked against what the engine understands.
 
@@ -196,6 +213,8 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
             raise UsageError(f"`{name}` holds no `{inner}`", example)
         else:
             parsed[name] = _typed(name, text, default)
+    if not parsed.get("replicas", 0) >= 0:
+        raise UsageError(f"`replicas={parsed['replicas']}` is too little", "give 0 or more")
     if engine == "openai":
         _check_openai(parsed)
     return parsed

@@ -35,21 +35,26 @@ def size(path: bytes) -> int:
 
 
 def shared_tokens(a: bytes, b: bytes) -> int:
-    """Length of the common prefix, by bisection over slices, which compare as fast as memcmp.
+    """Length of the common prefix in tokens.
 
     >>> shared_tokens(pack([1, 2, 3]), pack([1, 2, 4, 5]))
     2
     """
+    return shared_bytes(a, b) // TOKEN_BYTES
+
+
+def shared_bytes(a: bytes, b: bytes) -> int:
+    """Length of the common prefix, by bisection over slices, which compare as fast as memcmp."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
-        return high // TOKEN_BYTES
+        return high
     while high - low > 1:
         middle = (low + high) // 2
         if a[low:middle] == b[low:middle]:
             low = middle
         else:
             high = middle
-    return low // TOKEN_BYTES
+    return low
 
 
 @dataclass(frozen=True, slots=True)

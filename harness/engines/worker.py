@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from harness.engines.base import SETTINGS, Engine, SharedEngine, StartAnewError
+from harness.engines.base import SETTINGS, Engine, SharedEngine, StartAnewError, replicated
 from harness.errors import WorkerError
 from harness.runs import COMPLETIONS, mend_tail, read_completions, read_requests
 from harness.types import JSON, Completion, ModelSpec, Request, request_from_json, to_json
@@ -84,6 +84,10 @@ def make_engine(
     name: str, model: ModelSpec, settings: JSON, companions: Sequence[ModelSpec] = ()
 ) -> Engine:
     """companions: further models that the same start is to serve."""
+    if replicated(settings):
+        from harness.engines.replicas import RayEngine
+
+        return RayEngine(name, model, settings, make_engine)
     typed: Any = SETTINGS[name](**settings)
     if name == "hf":
         from harness.engines.hf import HFEngine
