@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import sys
@@ -85,6 +86,12 @@ def make_engine(
 ) -> Engine:
     """companions: further models that the same start is to serve."""
     if replicated(settings):
+        if importlib.util.find_spec("ray") is None:
+            raise WorkerError(
+                "replicas need Ray, which is not installed",
+                "`pip install 'tunebench[ray]'`",
+                cause="import_error",
+            )
         from harness.engines.replicas import RayEngine
 
         return RayEngine(name, model, settings, make_engine)
