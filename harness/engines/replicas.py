@@ -100,13 +100,17 @@ class RayEngine:
                     object_store_memory=_STORE_BYTES,
                     include_dashboard=False,
                 )
-        except (OSError, RayError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises no narrower one where a node is slow to start
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            there = address not in ("", "local")
+            what = f"the Ray cluster at `{address}` cannot be reached"
             raise WorkerError(
-                f"the Ray cluster at `{address}` cannot be reached: {said}",
-                "`ray status` shows whether it is up; leave `--ray-address` out to start one here",
+                f"{what if there else 'a Ray cluster cannot be started here'}: {said}",
+                "`ray status` shows whether it is up; leave `--ray-address` out to start one here"
+                if there
+                else "the same command tries again; on a busy machine `ray start --head` first",
                 cause="server_unreachable",
-            ) from None
+            ) from error
 
     def _gpus_each(self) -> int:
         """Of one replica: none where the cluster has none."""
