@@ -67,7 +67,8 @@ class Task:
     questions of a group hang together (one text, many questions), so that the standard error must
     count groups rather than questions. judge: the prompt under tasks/judges/ with which another
     model reads the answers; the scorers then grade its replies. has_gold: whether the scorers must
-    accept the targets as answers (`bench tasks check`). file: the user's own file that it was read
+    accept the targets as answers (`bench tasks check`). refused: (sample id, why) of targets that a
+    published rule refuses all the same. file: the user's own file that it was read
     from; the registry sets it.
     """
 
@@ -88,6 +89,7 @@ class Task:
     clustered: bool = False
     judge: str = ""
     has_gold: bool = True
+    refused: tuple[tuple[str, str], ...] = ()
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
     file: str = ""

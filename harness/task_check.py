@@ -22,12 +22,14 @@ STATEMENTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldCheck:
-    """wrong: ids of the questions of which a scorer did not accept the reference answer."""
+    """wrong: ids of the questions of which a scorer did not accept the reference answer. refused:
+    those of which that is known, with the reason; they do not count as wrong."""
 
     task: str
     n: int
     source: str
     wrong: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def value(self) -> float:
@@ -37,12 +39,19 @@ class GoldCheck:
 def check_gold(questions: Questions) -> GoldCheck:
     """Every reference answer, graded by every scorer of the task."""
     task = questions.task
-    wrong = tuple(
+    found = [
         sample.id
         for sample in questions.samples
         if task.has_gold and not all(_accepts(scorer, task, sample) for scorer in task.scorers)
+    ]
+    known = dict(task.refused)
+    return GoldCheck(
+        task=task.id,
+        n=len(questions.samples),
+        source=questions.source,
+        wrong=tuple(one for one in found if one not in known),
+        refused=tuple((one, known[one]) for one in found if one in known),
     )
-    return GoldCheck(task=task.id, n=len(questions.samples), source=questions.source, wrong=wrong)
 
 
 def _accepts(scorer: Scorer, task: Task, sample: Sample) -> bool:

@@ -41,5 +41,11 @@ BARE = Task(
     kind="generate",
     scorers=(QWEN_UNITS, STRICT),
     offline="minerva_ocw.jsonl",
+    refused=(
+        (
+            "minerva_ocw-139",
+            r"Qwen2.5-Math cuts the answer off at `\text {red}`, which it takes for a unit",
+        ),
+    ),
 )
 TASKS = (asked_as(replace(QWEN, scorers=BARE.scorers), BARE, variant=""),)

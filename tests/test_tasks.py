@@ -217,6 +217,9 @@ def test_gold_that_is_no_choice_is_named() -> None:
     asked = questions(registry.task("medqa"), offline=True)
     odd = replace(asked, samples=(replace(asked.samples[0], target="E"), *asked.samples[1:]))
     assert check_gold(odd).wrong == (asked.samples[0].id,)
+    known = ((asked.samples[0].id, "its rule is like that"), ("another", "it is accepted"))
+    told = check_gold(replace(odd, task=replace(odd.task, refused=known)))
+    assert (told.wrong, told.refused, told.value) == ((), known[:1], 1.0)
 
 
 @pytest.mark.data

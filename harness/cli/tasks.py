@@ -114,6 +114,11 @@ def check(
     checked = [_check(task, data_root, offline_sample) for task in chosen]
     rows = [[one.task, one.n, one.value, _some(one.wrong), one.source] for one in checked]
     print(output.render(["task", "n", "gold", "wrong", "source"], rows, format))
+    for one in checked:
+        for sample_id, why in one.refused:
+            output.say(
+                f"{one.task}: the published rule refuses the reference of `{sample_id}`: {why}"
+            )
     if any(one.wrong for one in checked):
         raise typer.Exit(1)
 
