@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.scorers.thinking import visible_answer
+from harness.scorers.thinking import before_next_question, visible_answer
 from harness.types import Completion, Sample, Score
 
 _LETTERS = "ABCD"
@@ -56,7 +56,6 @@ _NO_ANSWER = re.compile(
 )
 _RIGHT = re.compile(r"(?i)\b(?:correct|right|true)\b")
 _NOT_RIGHT = re.compile(r"(?i)\b(?:not|incorrect|wrong|false|untrue|neither)\b|n['’]t\b")
-_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*\d{0,4}[ \t]*[:.]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +124,8 @@ def letter_in(text: str, letters: str = _LETTERS) -> str | None:
     """
     pattern = _patterns(letters)
     text = text[-_READ:].strip()
-    if (further := _NEXT_QUESTION.search(text)) and text[: further.start()].strip():
-        before = _read(pattern, text[: further.start()].strip())
-        return before or _read(pattern, text)
-    return _read(pattern, text)
+    before = before_next_question(text)
+    return (_read(pattern, before) if before != text else None) or _read(pattern, text)
 
 
 def _read(pattern: _Patterns, text: str) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.scorers.hendrycks import last_boxed
-from harness.scorers.thinking import visible_answer
+from harness.scorers.thinking import before_next_question, visible_answer
 from harness.types import Completion, Sample, Score
 
 _CURRENCY = r"[$€£¥₹]"
@@ -38,7 +38,6 @@ _SIMPLE = re.compile(
     r"([0-9]{1,3}(?:,[0-9]{3}){1,8}(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)[^0-9]*\Z"
 )
 _NO_DIGITS = re.compile(r"[^0-9./:]+")
-_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]")
 _LATEX_COMMA = re.compile(r"\{,\}|,\\!|(?<=[0-9])\\[,!](?=[0-9])")
 
 # The last number of nearly every answer is in its last line; a match that starts this near to
@@ -61,8 +60,9 @@ def number_in(text: str) -> str | None:
     text = text[-_MOST_READ:]
     if "####" in text and (marked := _MARKED.search(text)):
         return plain_number(marked[1])
-    if "\nQ" in text and (further := _NEXT_QUESTION.search(text, 1)):
-        text = text[: further.start()] if _last_number(text[: further.start()]) else text
+    before = before_next_question(text)
+    if before != text and _last_number(before):
+        text = before
     return (boxed_number(text) if "\\boxed" in text else None) or _last_number(text)
 
 

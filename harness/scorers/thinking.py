@@ -1,10 +1,25 @@
-"""Thinking text: what stands between `<think>` and `</think>` is no part of the answer."""
+"""What is no part of an answer: thinking text between `<think>` and `</think>`, and a question with
+which a model writes on."""
 
 from __future__ import annotations
+
+import re
 
 from harness.types import Completion, Sample
 
 _OPEN, _CLOSE = "<think>", "</think>"
+
+_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]")
+
+
+def before_next_question(text: str) -> str:
+    """What stands before a `Question:` line that is not the first line; all where there is none.
+
+    >>> before_next_question("It is 4.\\n\\nQuestion: What is 3 + 3?")
+    'It is 4.\\n\\n'
+    """
+    further = _NEXT_QUESTION.search(text, 1) if "\nQ" in text or "\n Q" in text else None
+    return text[: further.start()] if further else text
 
 
 def without_thinking(text: str, *, opened: bool = False) -> str | None:
