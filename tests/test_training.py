@@ -15,8 +15,9 @@ import pytest
 from harness import models, runs, store
 from harness.errors import UsageError
 from harness.launch import explain
-from harness.train import Options, result_json, train_recipe
+from harness.train import result_json, train_recipe
 from harness.trainer import CHECKPOINT, CHECKPOINTS
+from harness.training_plan import Options
 from harness.training_process import StepReader
 from harness.types import Run
 
