@@ -48,10 +48,11 @@ class TokenLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What the reference makes of the same positions: hidden states (positions, dim), its head."""
+    """What the reference makes of the same positions: hidden states (positions, dim) and its
+    head, None where it is the policy's own, frozen."""
 
     hidden: Tensor
-    head: Head
+    head: Head | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class _Chunk:
     def _start(self, reference: Reference, part: slice, dtype: torch.dtype) -> Tensor:
         """Of the reference what the direction needs, one block: q forward, log q in reverse."""
         hidden = reference.hidden[part].to(dtype)
-        start = _logits(hidden, reference.head).log_softmax(-1)
+        start = _logits(hidden, reference.head or self.head).log_softmax(-1)
         if self.spec.direction == "reverse":
             return start
         probabilities = start.exp()
