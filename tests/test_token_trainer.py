@@ -213,10 +213,6 @@ def test_the_frozen_copy_is_in_no_tree_that_is_sharded_or_saved(tmp_path: Path) 
 def test_asft_without_a_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a reference"):
         trainer_of(tmp_path, SPECS["asft"], start=None)
-    with pytest.raises(UsageError, match="needs LoRA"):
-        reference.resolved("adapters_off", lora=False)
-    assert reference.resolved("auto", lora=True) == "adapters_off"
-    assert reference.resolved("auto", lora=False) == "frozen"
 
 
 def test_cached_states_give_the_steps_of_the_copy_that_wrote_them(tmp_path: Path) -> None:
@@ -227,7 +223,9 @@ def test_cached_states_give_the_steps_of_the_copy_that_wrote_them(tmp_path: Path
     for rank in (0, 1):
         share = rows[rank::2]
         batches = [direct.data_collator(share[i : i + 3]) for i in range(0, len(share), 3)]
-        reference.fill_cache(tmp_path / "states", copy, batches, rank=rank)
+        reference.fill_cache(tmp_path / "states", copy, batches, rank=rank, processes=2)
+    assert reference.cache_is_whole(tmp_path / "states", 2)
+    assert not reference.cache_is_whole(tmp_path / "states", 1)
     cache = reference.CachedStates(tmp_path / "states", reference.head_of(copy.model))
     cached = trainer_of(tmp_path, SPECS["asft"], start=cache, max_steps=3)
     direct.train()

@@ -1,7 +1,12 @@
-"""The smallest trainings on the embedded model, in the test's own process."""
+"""The smallest trainings on the embedded model, in the test's own process and in others."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,20 @@ import transformers
 from trl import SFTConfig
 
 from harness.shipped import shipped
+from harness.trainer import RECIPE, STEPS, TRAIN
+from harness.types import JSON, Optimizer, Recipe, to_json
 from tasks.arithmetic_problems import problems
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = shipped("harness/tiny/base")
+FOLDER_DEFAULTS: JSON = {
+    "device": "cpu",
+    "precision": "fp32",
+    "global_batch_size": 8,
+    "micro_batch_size": 8,
+    "max_length": 256,
+    "seed": 3,
+}
 
 
 def tiny(**options: Any) -> Any:
@@ -68,3 +84,51 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 def logged(trainer: Any, measure: str) -> list[float]:
     return [entry[measure] for entry in trainer.state.log_history if measure in entry]
+
+
+def training_folder(
+    folder: Path, method: str, examples: Iterable[JSON], **changes: Any
+) -> tuple[Path, Recipe]:
+    """A run folder as the command line leaves it for a trainer: recipe.json, train.jsonl."""
+    folder.mkdir(parents=True)
+    optimizer = changes.pop("optimizer", {"learning_rate": 1e-3, "schedule": "constant"})
+    recipe = Recipe(
+        method=method,
+        model="Tiny/base",
+        model_path=str(TINY),
+        optimizer=Optimizer(**optimizer),
+        **{**FOLDER_DEFAULTS, **changes},
+    )
+    (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
+    (folder / TRAIN).write_text("".join(json.dumps(one) + "\n" for one in examples))
+    return folder, recipe
+
+
+def run_trainer(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
+    """Train in processes of their own; each measure's values by step.
+
+    Raises AssertionError with the end of the log where the training failed.
+    """
+    command = [sys.executable]
+    if recipe.num_processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={recipe.num_processes}"]
+    command += ["-m", f"trainers.{recipe.method}", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment.pop("CUDA_HOME", None)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    measures: dict[str, list[float]] = {}
+    for line in (folder / STEPS).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        measures.setdefault(entry["metric"], []).append(entry["value"])
+    return measures
+
+
+def word_problems(count: int, seed: int = 1) -> list[JSON]:
+    return [
+        {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
+        for row in problems(seed, count)
+    ]

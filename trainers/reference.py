@@ -17,17 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.integrations import deepspeed
 
-from harness.errors import DataError, UsageError
+from harness.errors import DataError
 from trainers.token_head import Head, Reference
 from trainers.token_model import counted_positions, head_of
-
-Kind = Literal["auto", "adapters_off", "frozen", "cache"]
 
 Batch = Mapping[str, Tensor]
 """Of a collator: input_ids, labels, and attention_mask or position_ids."""
@@ -100,13 +98,20 @@ class CachedStates:
         return self.files[name][start : start + count]
 
 
-def fill_cache(folder: Path, start: FrozenCopy, batches: Iterable[Batch], *, rank: int = 0) -> None:
-    """Write the hidden states of this process's share of the data: `<rank>.states` and an index.
+def fill_cache(
+    folder: Path,
+    start: FrozenCopy,
+    batches: Iterable[Batch],
+    *,
+    rank: int = 0,
+    processes: int = 1,
+) -> None:
+    """Write the hidden states of this process's share of the data, and an index of them.
 
     The index is written last, so a cache without one is known to be torn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    index = folder / f"{rank}.json"
+    index = folder / f"{rank}-of-{processes}.json"
     index.unlink(missing_ok=True)
     places: dict[str, tuple[int, int]] = {}
     rows, width, dtype = 0, 0, "float32"
@@ -119,19 +124,15 @@ def fill_cache(folder: Path, start: FrozenCopy, batches: Iterable[Batch], *, ran
                 places[key] = (rows, count)
                 rows += count
     entry = {"rows": rows, "width": width, "dtype": dtype, "places": places}
-    index.write_text(json.dumps(entry), encoding="utf-8")
+    draft = index.with_suffix(".draft")
+    draft.write_text(json.dumps(entry), encoding="utf-8")
+    draft.rename(index)
 
 
-def resolved(kind: Kind, *, lora: bool) -> Kind:
-    """What `auto` means; raises UsageError where there would be no reference."""
-    if kind == "auto":
-        return "adapters_off" if lora else "frozen"
-    if kind == "adapters_off" and not lora:
-        raise UsageError(
-            "reference `adapters_off` needs LoRA, and the recipe trains all parameters",
-            "add a `lora` section, or set `reference: frozen`",
-        )
-    return kind
+def cache_is_whole(folder: Path, processes: int) -> bool:
+    """Whether as many processes as there are now have written all of their share."""
+    names = {f"{rank}-of-{processes}.json" for rank in range(processes)}
+    return names == {path.name for path in folder.glob("*.json")}
 
 
 @contextmanager

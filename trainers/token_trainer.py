@@ -20,8 +20,9 @@ from harness.errors import UsageError
 from trainers import losses
 from trainers.losses import Reduction
 from trainers.reference import StartModel
+from trainers.sums import Sums
 from trainers.token_head import TokenLoss
-from trainers.token_model import attach_token_loss
+from trainers.token_model import attach_token_loss, counted_positions
 
 
 class TokenLossTrainer(SFTTrainer):  # type: ignore[misc]
@@ -53,7 +54,7 @@ class TokenLossTrainer(SFTTrainer):  # type: ignore[misc]
         attach_token_loss(_unadapted(self.model))
         # `compute_loss` divides by what `_get_num_items_in_batch` counted; nobody else shall.
         self.model_accepts_loss_kwargs = True
-        self._sums: dict[str, tuple[Tensor, Tensor] | None] = {"train": None, "eval": None}
+        self._sums = {"train": Sums(), "eval": Sums()}
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Mapping[str, Tensor]], device: torch.device
@@ -79,7 +80,7 @@ class TokenLossTrainer(SFTTrainer):  # type: ignore[misc]
             shares = shares * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
         reference = self._reference(model, inputs)
         output = model(**inputs, shares=shares, token_loss=self.spec, reference=reference)
-        self._measure(output, labels, inputs)
+        self._measure(output, inputs)
         return (output.loss, output) if return_outputs else output.loss
 
     def _reference(self, model: Any, inputs: dict[str, Any]) -> Any:
@@ -88,34 +89,26 @@ class TokenLossTrainer(SFTTrainer):  # type: ignore[misc]
         with self.accelerator.autocast():
             return self.start.reference(model, inputs)
 
-    def _measure(self, output: Any, labels: Tensor, inputs: Mapping[str, Any]) -> None:
-        """Add to the sums that `log` divides, without a word between processes until then."""
-        mode = "train" if self.model.training else "eval"
-        count = (labels[:, 1:] != losses.IGNORED).sum()
-        sums = torch.stack([output.kl, output.entropy, output.correct, count.float()]).detach()
-        tokens = _length(inputs)
-        held = self._sums[mode]
-        self._sums[mode] = (sums, tokens) if held is None else (held[0] + sums, held[1] + tokens)
+    def _measure(self, output: Any, inputs: Mapping[str, Any]) -> None:
+        self._sums["train" if self.model.training else "eval"].add(
+            kl=output.kl,
+            entropy=output.entropy,
+            correct=output.correct,
+            count=counted_positions(inputs["labels"]).sum(),
+            seen=_length(inputs),
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        held, self._sums[mode] = self._sums[mode], None
-        if held is not None:
-            self._fill_metrics(mode, held[0], held[1])
+        if sums := self._sums[mode].take(self.accelerator):
+            self._total_train_tokens += int(sums["seen"]) if mode == "train" else 0
+            count = max(sums["count"], 1)
+            means = {"entropy": sums["entropy"], "mean_token_accuracy": sums["correct"]}
+            means |= {"kl": sums["kl"]} if self.start is not None else {}
+            for name, total in means.items():
+                self._metrics[mode][name] = [total / count]
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         super().log(logs, start_time)
-
-    def _fill_metrics(self, mode: str, sums: Tensor, tokens: Tensor) -> None:
-        both = torch.cat([sums.double(), tokens.to(sums.device).double()[None]])
-        *values, seen = self.accelerator.reduce(both, "sum").tolist()
-        kl, entropy, correct, count = values
-        measures = {"entropy": entropy, "mean_token_accuracy": correct}
-        if self.start is not None:
-            measures["kl"] = kl
-        if mode == "train":
-            self._total_train_tokens += int(seen)
-        for name, value in measures.items():
-            self._metrics[mode][name] = [value / max(count, 1)]
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
 def _unadapted(model: Any) -> Any:
@@ -143,4 +136,4 @@ def _length(batch: Mapping[str, Any]) -> Tensor:
     if "attention_mask" in batch:
         total: Tensor = batch["attention_mask"].sum()
         return total
-    return torch.tensor(batch["position_ids"].numel())
+    return torch.tensor(batch["position_ids"].numel(), device=batch["position_ids"].device)
