@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,23 @@ from tests.training import (  # noqa: E402
     logged,
     sft_config,
     tiny,
+    tiny_lora,
     tiny_tokenizer,
     weights,
 )
 from trainers import losses, reference  # noqa: E402
 from trainers.token_head import TokenLoss  # noqa: E402
 from trainers.token_trainer import TokenLossTrainer  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> Iterator[None]:
+    """A trainer collects garbage at its end, and what is loaded already need not be looked at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 SPECS = {
     "sft": TokenLoss(),
@@ -160,23 +173,10 @@ def test_sft_and_dft_take_the_steps_of_trl(tmp_path: Path) -> None:
         assert_close(weights(ours.model), weights(theirs.model))
 
 
-def lora(model: Any) -> Any:
-    import peft
-
-    torch.manual_seed(5)
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    adapted = peft.get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    return adapted
-
-
 def test_adapters_switched_off_and_a_frozen_copy_give_the_same_steps(tmp_path: Path) -> None:
     steps = []
     for kind in ("adapters_off", "frozen"):
-        model = lora(tiny())
+        model = tiny_lora()
         start: Any = reference.AdaptersOff(peft=model)
         if kind == "frozen":
             start = reference.FrozenCopy(tiny())

@@ -38,6 +38,20 @@ def tiny(**options: Any) -> Any:
     )
 
 
+def tiny_lora() -> Any:
+    """Tiny with adapters on all layers that do something already."""
+    import peft
+
+    torch.manual_seed(5)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(tiny(), config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return adapted
+
+
 def tiny_tokenizer() -> Any:
     return transformers.AutoTokenizer.from_pretrained(TINY)
 
@@ -54,11 +68,10 @@ def demonstrations(count: int, seed: int = 1) -> Any:
     return datasets.Dataset.from_list(rows)
 
 
-def sft_config(folder: Path, **changes: Any) -> Any:
+def sft_config(folder: Path, *, kind: Any = SFTConfig, **changes: Any) -> Any:
     """One step of plain gradient descent with rate 1: a weight moves by minus its gradient."""
     settings: dict[str, Any] = {
         "output_dir": str(folder),
-        "dataset_kwargs": {"skip_prepare_dataset": True},
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -75,7 +88,9 @@ def sft_config(folder: Path, **changes: Any) -> Any:
         "seed": 7,
         "disable_tqdm": True,
     }
-    return SFTConfig(**(settings | changes))
+    if kind is SFTConfig:
+        settings["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    return kind(**(settings | changes))
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -131,4 +146,16 @@ def word_problems(count: int, seed: int = 1) -> list[JSON]:
     return [
         {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
         for row in problems(seed, count)
+    ]
+
+
+def rightly_and_wrongly(count: int, seed: int = 1) -> list[JSON]:
+    """Word problems with their answers, and with answers that end in another number."""
+    return [
+        {
+            "prompt": example["prompt"],
+            "chosen": example["completion"],
+            "rejected": f"{example['completion'].rpartition(' ')[0]} {number + 100}",
+        }
+        for number, example in enumerate(word_problems(count, seed))
     ]
