@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from harness.errors import DataError, UsageError  # noqa: E402
-from harness.trainer import Trainer, read_params  # noqa: E402
+from harness.trainer import Trainer, read_params, read_recipe  # noqa: E402
 from harness.types import JSON  # noqa: E402
 from tests.training import (  # noqa: E402
     logged,
@@ -110,15 +110,15 @@ def test_an_empty_answer_is_refused_by_its_number() -> None:
 def test_parameters_out_of_range_are_refused(
     tmp_path: Path, trainer: Any, params: JSON, message: str
 ) -> None:
-    _, recipe = training_folder(tmp_path / "run", trainer.TRAINER.name, [], params=params)
+    recipe = read_recipe(training_folder(tmp_path / "run", trainer.TRAINER.name, [], params=params))
     with pytest.raises(UsageError, match=message):
         trainer.check(recipe)
 
 
 def test_the_published_betas_are_the_defaults(tmp_path: Path) -> None:
     def beta(trainer: Trainer) -> float:
-        _, recipe = training_folder(tmp_path / trainer.name, trainer.name, [])
-        return float(read_params(recipe, trainer).beta)
+        folder = training_folder(tmp_path / trainer.name, trainer.name, [])
+        return float(read_params(read_recipe(folder), trainer).beta)
 
     assert (beta(dpo.TRAINER), beta(dpo_norm.TRAINER)) == (0.1, 5.0)
 
@@ -135,7 +135,7 @@ def moved_model() -> Any:
 def trainer_of(folder: Path, *, normalise: bool, model: Any = None, **changes: Any) -> Any:
     from trl import DPOConfig
 
-    place, recipe = training_folder(folder / "data", "dpo", rightly_and_wrongly(8))
+    place = training_folder(folder / "data", "dpo", rightly_and_wrongly(8))
     model = moved_model() if model is None else model
     settings = {name: changes.pop(name) for name in ("beta",) if name in changes}
     config = sft_config(folder, kind=DPOConfig, max_length=None, **settings, **changes)
@@ -145,7 +145,7 @@ def trainer_of(folder: Path, *, normalise: bool, model: Any = None, **changes: A
         model=model,
         ref_model=None if hasattr(model, "peft_config") else tiny(),
         args=config,
-        train_dataset=tokenized_pairs(place, recipe, tiny_tokenizer()),
+        train_dataset=tokenized_pairs(place, read_recipe(place), tiny_tokenizer()),
         data_collator=PairCollator(pad_token_id=0),
         processing_class=tiny_tokenizer(),
     )

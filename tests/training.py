@@ -101,9 +101,7 @@ def logged(trainer: Any, measure: str) -> list[float]:
     return [entry[measure] for entry in trainer.state.log_history if measure in entry]
 
 
-def training_folder(
-    folder: Path, method: str, examples: Iterable[JSON], **changes: Any
-) -> tuple[Path, Recipe]:
+def training_folder(folder: Path, method: str, examples: Iterable[JSON], **changes: Any) -> Path:
     """A run folder as the command line leaves it for a trainer: recipe.json, train.jsonl."""
     folder.mkdir(parents=True)
     optimizer = changes.pop("optimizer", {"learning_rate": 1e-3, "schedule": "constant"})
@@ -116,30 +114,35 @@ def training_folder(
     )
     (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
     (folder / TRAIN).write_text("".join(json.dumps(one) + "\n" for one in examples))
-    return folder, recipe
+    return folder
 
 
-def run_trainer(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
-    """Train in processes of their own; each measure's values by step.
+def train_in_processes(*folders: Path, processes: int = 1) -> list[dict[str, list[float]]]:
+    """Train in each folder, one after the other, in as many processes; what steps.jsonl holds.
 
-    Raises AssertionError with the end of the log where the training failed.
+    Raises AssertionError with the end of the log where a training failed.
     """
     command = [sys.executable]
-    if recipe.num_processes > 1:
+    if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={recipe.num_processes}"]
-    command += ["-m", f"trainers.{recipe.method}", str(folder)]
+        command += [f"--nproc-per-node={processes}"]
+    command += ["-m", "tests.several_trainings", *map(str, folders)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     environment.pop("CUDA_HOME", None)
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    measures: dict[str, list[float]] = {}
+    return [measures(folder) for folder in folders]
+
+
+def measures(folder: Path) -> dict[str, list[float]]:
+    """The values of each measure, in the order of steps."""
+    found: dict[str, list[float]] = {}
     for line in (folder / STEPS).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        measures.setdefault(entry["metric"], []).append(entry["value"])
-    return measures
+        found.setdefault(entry["metric"], []).append(entry["value"])
+    return found
 
 
 def word_problems(count: int, seed: int = 1) -> list[JSON]:
