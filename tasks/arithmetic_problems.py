@@ -160,6 +160,25 @@ def problems(seed: int, n: int) -> list[Row]:
     return _distinct(seed, n, held_out=False)
 
 
+def preferences(seed: int, n: int) -> list[Row]:
+    """As `problems`, with a `wrong` answer beside the right one: its last result is off."""
+    generator = random.Random(seed)
+    return [
+        {**row, "wrong": _wrong(row["answer"], generator.choice((-10, -2, -1, 1, 2, 10)))}
+        for row in problems(seed, n)
+    ]
+
+
+def _wrong(answer: str, by: int) -> str:
+    """The last calculation, and what is said of it, with another result."""
+    *before, last, end = answer.split("\n")
+    right = end.removeprefix("#### ")
+    result = str(int(right) + (by if int(right) + by > 0 else -by))
+    calculation, told = last.rsplit("=", 1)
+    changed = f"{calculation}={told.replace(right, result)}"
+    return "\n".join([*before, changed, f"#### {result}"])
+
+
 def held_out_problems(seed: int, n: int) -> list[Row]:
     """n distinct problems of the test side, the same for the same seed."""
     return _distinct(seed, n, held_out=True)

@@ -12,9 +12,15 @@ from types import ModuleType
 import pytest
 
 from harness import datasets, registry
-from harness.types import Completion
+from harness.types import Completion, Dataset
 from tasks import arithmetic
-from tasks.arithmetic_problems import Row, held_out_problems, is_held_out, problems
+from tasks.arithmetic_problems import (
+    Row,
+    held_out_problems,
+    is_held_out,
+    preferences,
+    problems,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TASK = registry.task("arithmetic")
@@ -79,6 +85,17 @@ def test_the_shipped_items_are_what_the_generator_makes() -> None:
     assert TASK.fewshot is not None
     pool = datasets.load(TASK.fewshot.dataset, TASK.columns).rows
     assert pool == problems(arithmetic.TRAIN_SEED, arithmetic.TRAIN_ITEMS)
+
+
+def test_shipped_preferences_are_training_problems_with_a_wrong_answer_that_reads_alike() -> None:
+    source = Dataset(path="tunebench:arithmetic_preferences.jsonl", split="train")
+    shipped = datasets.load(source, ("question", "answer", "wrong")).rows
+    assert shipped == preferences(arithmetic.TRAIN_SEED, arithmetic.TRAIN_ITEMS)
+    for row in shipped:
+        assert re.sub(r"\d+", "0", row["wrong"]) == re.sub(r"\d+", "0", row["answer"])
+        right, wrong = (int(row[name].rpartition("#### ")[2]) for name in ("answer", "wrong"))
+        assert right != wrong > 0
+        assert f"={wrong}>>{wrong} " in row["wrong"]
 
 
 def test_training_text_holds_no_test_question(make_tiny: ModuleType) -> None:

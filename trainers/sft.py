@@ -54,9 +54,14 @@ def main(folder: Path) -> None:
     from trl import SFTTrainer
 
     from trainers.demonstrations import Parts, prepared
+    from trainers.token_training import train_tokens
 
     recipe = read_recipe(folder)
-    parts: Parts = prepared(folder, recipe, read_params(recipe, TRAINER))
+    params = read_params(recipe, TRAINER)
+    if params.reduction != "token_global":
+        train_tokens(folder, TRAINER, weighting="one")
+        return
+    parts: Parts = prepared(folder, recipe, params)
     trainer: Any = SFTTrainer(**parts.arguments)
     train(trainer, recipe, folder)
 
