@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,8 @@ Text is joined as it stands; messages are rendered with the chat template of the
 class Trainer:
     """A training method. params: a frozen dataclass whose fields, types and defaults are the
     method's own parameters. reference: whether it compares with the start model as it goes.
-    objective: (name of the logged measure, whether it should rise)."""
+    objective: (name of the logged measure, whether it should rise). check: refuses, by a
+    UsageError, a recipe whose parts do not fit together."""
 
     name: str
     summary: str
@@ -51,6 +52,7 @@ class Trainer:
     params: type[Any]
     reference: bool = False
     objective: tuple[str, bool] = ("loss", False)
+    check: Callable[[Recipe], None] | None = None
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -111,8 +111,8 @@ def gae(
 
 def masked_mean(values: Tensor, mask: Tensor, total: Total = lambda sums: sums) -> Tensor:
     """Mean over the valid tokens. total: adds up a vector of sums over all processes."""
-    added, count = total(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
-    return added / count.clamp(min=1)
+    sums = total(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
+    return sums[0] / sums[1].clamp(min=1)
 
 
 def whiten(values: Tensor, mask: Tensor, total: Total = lambda sums: sums) -> Tensor:
