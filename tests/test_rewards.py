@@ -22,7 +22,7 @@ SAMPLE = Sample(id="one", input="Question: 5+7?\nAnswer:", target="5+7=12\n#### 
 
 
 def answer(text: str, sample: Sample = SAMPLE, *, truncated: bool = False) -> Answer:
-    return Answer(sample=sample, text=text, prompt_tokens=5, tokens=9, truncated=truncated)
+    return Answer(sample=sample, text=text, tokens=9, truncated=truncated)
 
 
 @pytest.mark.parametrize(

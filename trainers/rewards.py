@@ -64,11 +64,10 @@ def require(name: str, value: object, holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the policy wrote to one problem, as an engine would report it."""
+    """What the policy wrote to one problem."""
 
     sample: Sample
     text: str
-    prompt_tokens: int
     tokens: int
     truncated: bool
 
@@ -105,7 +104,7 @@ def grade(task: Task, answer: Answer) -> Score:
         request_id=answer.sample.id,
         text=answer.text,
         finish_reason="length" if answer.truncated else "stop",
-        prompt_tokens=answer.prompt_tokens,
+        prompt_tokens=0,  # an engine counts them; no grade depends on it
         completion_tokens=answer.tokens,
     )
     try:
