@@ -99,7 +99,7 @@ class RLOO(_Rollouts, RLOOTrainer):  # type: ignore[misc]
         return self._written(prompt_ids)
 
 
-def grpo(
+def grpo_trainer(
     recipe: Recipe,
     params: GroupParams,
     parts: Parts,
@@ -124,7 +124,9 @@ def grpo(
     return _trainer(GRPO, config, task, writing, parts)  # type: ignore[no-any-return]
 
 
-def rloo(recipe: Recipe, params: GroupParams, parts: Parts, *, whiten_advantages: bool) -> RLOO:
+def rloo_trainer(
+    recipe: Recipe, params: GroupParams, parts: Parts, *, whiten_advantages: bool
+) -> RLOO:
     """A trainer that is ready to train."""
     task = reward_task(params.reward)
     writing = _writing(params.sampling(task), parts)
