@@ -93,7 +93,7 @@ TRAINER = Trainer(
 
 
 def main(folder: Path) -> None:
-    from trainers.ppo_training import train
+    from trainers.ppo_run import train
 
     train(folder)
 

@@ -1,0 +1,137 @@
+"""PPO as it is started: from a folder, on one process or two, and on from a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import transformers
+
+from harness.trainer import RECIPE, STEPS, TRAIN
+from harness.types import JSON, Recipe, to_json
+from tests import rl_parts
+from trainers.ppo_run import STATE, encode, last_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def prepared(folder: Path, recipe: Recipe) -> Path:
+    folder.mkdir()
+    (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
+    lines = [
+        json.dumps({"prompt": sample.input, "sample": to_json(sample)})
+        for sample in rl_parts.short_samples(8)
+    ]
+    (folder / TRAIN).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def command(folder: Path, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    program = ["-m", "trainers.ppo", str(folder)]
+    return [sys.executable, *(launcher if processes > 1 else []), *program]
+
+
+def start(folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    log = (folder / "log").open("ab")
+    return subprocess.Popen(
+        command(folder, processes), cwd=REPOSITORY, env=environment, stdout=log, stderr=log
+    )
+
+
+def finish(folder: Path, processes: int = 1) -> None:
+    status = start(folder, processes).wait(timeout=300)
+    assert status == 0, (folder / "log").read_text()[-3000:]
+
+
+def measured(folder: Path, metric: str) -> list[tuple[int, float]]:
+    lines = (folder / STEPS).read_text(encoding="utf-8").splitlines()
+    read = [json.loads(line) for line in lines]
+    return [(line["step"], line["value"]) for line in read if line["metric"] == metric]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    recipe = rl_parts.recipe("ppo", max_steps=8, save_steps=2, keep_checkpoints=2)
+    whole = prepared(tmp_path / "whole", recipe)
+    finish(whole)
+    broken = prepared(tmp_path / "broken", recipe)
+    process = start(broken)
+    while last_checkpoint(broken) is None and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = last_checkpoint(broken)
+    assert reached is not None
+    assert not (broken / "checkpoint").exists()
+    finish(broken)
+    expected = weights(whole / "checkpoint")
+    for name, tensor in weights(broken / "checkpoint").items():
+        assert tensor.equal(expected[name]), name
+    assert [path.name for path in sorted((broken / "checkpoints").iterdir())] == [
+        "checkpoint-6",
+        "checkpoint-8",
+    ]
+    assert dict(measured(broken, "reward")) == dict(measured(whole, "reward"))
+
+
+@pytest.mark.slow
+def test_what_was_trained_can_be_loaded_and_moved(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run", rl_parts.recipe("ppo", max_steps=2))
+    finish(folder)
+    checkpoint = folder / "checkpoint"
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    before = rl_parts.model()
+    assert not model.model.norm.weight.equal(before.model.norm.weight)
+    assert transformers.AutoTokenizer.from_pretrained(checkpoint).encode("ab")
+    assert not (checkpoint / STATE).exists()
+    names = {"reward", "kl", "policy_loss", "value_loss", "entropy", "clip_fraction"}
+    names |= {"response_length", "explained_variance", "grad_norm", "learning_rate", "loss"}
+    for name in names:
+        assert [step for step, _ in measured(folder, name)] == [2], name
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_one_round_together(tmp_path: Path) -> None:
+    recipe = rl_parts.recipe(
+        "ppo", max_steps=4, launcher="ddp", num_processes=2, micro_batch_size=2
+    )
+    folder = prepared(tmp_path / "run", recipe)
+    finish(folder, processes=2)
+    assert [step for step, _ in measured(folder, "reward")] == [2, 4]
+    assert not weights(folder / "checkpoint")["model.norm.weight"].equal(
+        rl_parts.model().model.norm.weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("Question: 1+1?\nAnswer:", "<s>Question: 1+1?\nAnswer:"),
+        (
+            [{"role": "user", "content": "1+1?"}],
+            "<s><|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_prompts_begin_with_one_start_token(prompt: str | list[JSON], text: str) -> None:
+    tokenizer = rl_parts.tokenizer()
+    assert tokenizer.decode(encode(tokenizer, prompt)) == text
