@@ -9,6 +9,7 @@ process alike, and is known by files alone:
     steps.jsonl    out: {"step", "epoch", "metric", "value"}, a line for each logged measure
     checkpoint/    out: the trained model with its tokenizer (or adapter), complete when it is there
     checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
+    failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
 Importing such a module loads nothing heavy: torch and TRL are imported inside `main`.
 """
@@ -29,13 +30,19 @@ TRAIN = "train.jsonl"
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint"
 CHECKPOINTS = "checkpoints"
+FAILURE = "failure-{rank}.json"
+
+# Set in the environment of a trainer whose stdin closes when the command that started it is gone.
+WATCHED = "TUNEBENCH_WATCHED"
 
 Data = Literal["demonstrations", "preferences", "problems"]
 """The form of an example, where a prompt is text or a list of messages {"role", "content"}:
 
 demonstrations: {"prompt", "completion"}. preferences: {"prompt", "chosen", "rejected"}.
 problems: {"prompt", "sample"}, with the `Sample` that a task's scorer grades answers against.
-Text is joined as it stands; messages are rendered with the chat template of the model.
+Text is joined as it stands; messages are rendered with the chat template of the model. Where the
+prompt is messages, a completion is text (one turn of the assistant) or messages as well, of which
+the turns of the assistant are learnt.
 """
 
 

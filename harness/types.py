@@ -19,6 +19,8 @@ RunStatus = Literal["running", "done", "failed", "interrupted"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Launcher = Literal["single", "ddp", "zero2", "zero3", "fsdp"]
 Schedule = Literal["constant", "linear", "cosine"]
+Device = Literal["auto", "cpu", "cuda"]
+Overlong = Literal["error", "drop", "truncate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +276,9 @@ class Recipe:
     model_path: folder or hub id of the start model. epochs or max_steps ends the training, what
     comes first. global_batch_size: sequences of one optimiser step over all processes;
     micro_batch_size: of one forward on one process; accumulation follows from both and
-    `num_processes` (of all machines together). max_length: tokens of prompt and completion.
+    `num_processes` (of all machines together). max_length: tokens of prompt and completion;
+    overlong: what becomes of examples with more. device: `auto` is the GPU where there is one.
+    pad_token: one of the vocabulary, for models that come without.
     save_steps: 0 saves at the end only. keep_checkpoints: how many of them stay, 0 = all.
     params: the method's own, checked against its `Params`.
     """
@@ -285,10 +289,12 @@ class Recipe:
     model_revision: str | None = None
     trust_remote_code: bool = False
     chat_template: str = "model"
+    pad_token: str | None = None
     template: str = "chat"
     launcher: Launcher = "single"
     num_processes: int = 1
     num_machines: int = 1
+    device: Device = "auto"
     precision: Precision = "bf16"
     optimizer: Optimizer
     lora: Lora | None = None
@@ -298,6 +304,7 @@ class Recipe:
     global_batch_size: int = 32
     micro_batch_size: int = 1
     max_length: int = 1024
+    overlong: Overlong = "error"
     seed: int = 42
     log_steps: int = 1
     save_steps: int = 0
