@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def parts(recipe: Recipe, folder: Path, watching: Watching) -> Parts:
             "disable_tqdm": True,
             "seed": recipe.seed,
         },
-        examples=[{"prompt": s.input, "sample": json.dumps(to_json(s))} for s in samples],
+        examples=[{"prompt": s.input, "sample": to_json(s)} for s in samples],
         callbacks=[watching],
     )
 

@@ -18,8 +18,15 @@ import transformers
 from harness.trainer import RECIPE, STEPS, TRAIN
 from harness.types import JSON, Recipe, to_json
 from tests import rl_parts
-from trainers.ppo_run import STATE, encode, last_checkpoint
+from trainers.ppo_run import STATE
+from trainers.problems import encode
+from trainers.watching import last_checkpoint
 
+MEASURES = (
+    *("reward", "reward_format", "reward_answer", "kl", "kl_coef", "entropy", "response_length"),
+    *("truncated", "explained_variance", "loss", "policy_loss", "value_loss", "clip_fraction"),
+    *("grad_norm", "learning_rate"),
+)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -90,23 +97,19 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path
         "checkpoint-6",
         "checkpoint-8",
     ]
-    assert dict(measured(broken, "reward")) == dict(measured(whole, "reward"))
+    for name in MEASURES:
+        assert measured(broken, name) == measured(whole, name), name
+        assert [step for step, _ in measured(broken, name)] == [2, 4, 6, 8]
+    loads_and_differs_from_the_start(broken / "checkpoint")
+    loads_and_differs_from_the_start(broken / "checkpoints" / "checkpoint-8")
+    assert not (broken / "checkpoint" / STATE).exists()
 
 
-@pytest.mark.slow
-def test_what_was_trained_can_be_loaded_and_moved(tmp_path: Path) -> None:
-    folder = prepared(tmp_path / "run", rl_parts.recipe("ppo", max_steps=2))
-    finish(folder)
-    checkpoint = folder / "checkpoint"
+def loads_and_differs_from_the_start(checkpoint: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
-    before = rl_parts.model()
-    assert not model.model.norm.weight.equal(before.model.norm.weight)
+    start = rl_parts.model()
+    assert not model.model.norm.weight.equal(start.model.norm.weight)
     assert transformers.AutoTokenizer.from_pretrained(checkpoint).encode("ab")
-    assert not (checkpoint / STATE).exists()
-    names = {"reward", "kl", "policy_loss", "value_loss", "entropy", "clip_fraction"}
-    names |= {"response_length", "explained_variance", "grad_norm", "learning_rate", "loss"}
-    for name in names:
-        assert [step for step, _ in measured(folder, name)] == [2], name
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ long wrong ones."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from harness.trainer import Trainer
 from harness.types import Recipe
 from trainers.group_params import GroupParams, check_groups
+from trainers.running import run
 
 
 def check(recipe: Recipe) -> None:
@@ -33,4 +33,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

@@ -13,7 +13,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from harness.task import Task
-from harness.types import Sample
 from trainers.actor_critic import ActorCritic, Reference, Sequences
 from trainers.advantages import (
     explained_variance,
@@ -24,14 +23,9 @@ from trainers.advantages import (
     whiten,
 )
 from trainers.ppo import Params
+from trainers.problems import Problem
 from trainers.rewards import Answer, grade, reward_parts
 from trainers.rollouts import Ending, Rollout, generate, left_padded, right_padded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    prompt: list[int]
-    sample: Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,22 +10,29 @@ What is not left to TRL 1.16:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
-from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from harness.task import Task
+from harness.trainer import read_recipe
 from harness.types import JSON, Recipe, SamplingParams
 from trainers.advantages import grpo_advantages
-from trainers.group_params import GroupParams
+from trainers.arguments import training_arguments
+from trainers.group_params import GroupParams, check_groups
+from trainers.loading import load_model, load_tokenizer
+from trainers.problems import read_problems
 from trainers.rewards import Answer, grade, reward_parts, reward_task, sample_from_json
 from trainers.rollouts import Ending, Rollout, eos_ids, generate
+from trainers.running import train
+from trainers.watching import Watcher
 
 Reduction = Literal["sequence", "token", "constant"]
 LOSSES: dict[Reduction, str] = {"sequence": "grpo", "token": "dapo", "constant": "dr_grpo"}
@@ -42,8 +49,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a trainer is made of. arguments: of transformers' `TrainingArguments`. examples: with
-    the sample as JSON text, since its fields have no one type."""
+    """What a trainer is made of. arguments: of transformers' `TrainingArguments`."""
 
     model: Any
     tokenizer: Any
@@ -79,8 +85,8 @@ class GRPO(_Rollouts, GRPOTrainer):  # type: ignore[misc]
             return super()._generate_single_turn(prompt_ids, *rest, **named)
         return self._written(prompt_ids), None
 
-    def _calculate_rewards(self, *inputs: Any) -> Tensor:
-        self._rewards: Tensor = super()._calculate_rewards(*inputs)  # of all processes
+    def _calculate_rewards(self, *inputs: Any) -> Any:
+        self._rewards = super()._calculate_rewards(*inputs)  # of all processes
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -97,6 +103,43 @@ class RLOO(_Rollouts, RLOOTrainer):  # type: ignore[misc]
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *rest, **named)
         return self._written(prompt_ids)
+
+
+def train_grpo(folder: Path, *, scale_rewards: bool, reduction: Reduction) -> None:
+    recipe, params = _read(folder)
+    parts = prepared(folder, recipe, params)
+    trainer = grpo_trainer(recipe, params, parts, scale_rewards=scale_rewards, reduction=reduction)
+    train(trainer, recipe, folder)
+
+
+def train_rloo(folder: Path, *, whiten_advantages: bool) -> None:
+    recipe, params = _read(folder)
+    parts = prepared(folder, recipe, params)
+    train(rloo_trainer(recipe, params, parts, whiten_advantages=whiten_advantages), recipe, folder)
+
+
+def _read(folder: Path) -> tuple[Recipe, GroupParams]:
+    """The recipe, and the parameters that all of these methods have."""
+    recipe = read_recipe(folder)
+    known = {field.name for field in dataclasses.fields(GroupParams)}
+    params = GroupParams(**{name: recipe.params[name] for name in known & recipe.params.keys()})
+    check_groups(recipe, params)
+    return recipe, params
+
+
+def prepared(folder: Path, recipe: Recipe, params: GroupParams) -> Parts:
+    """Bad data is found before the model is loaded; the arguments are made before, too."""
+    tokenizer = load_tokenizer(recipe)
+    max_tokens = params.sampling(reward_task(params.reward)).max_tokens
+    problems = read_problems(folder, recipe, tokenizer, max_tokens)
+    arguments = training_arguments(recipe, folder)
+    return Parts(
+        model=load_model(recipe, tokenizer),
+        tokenizer=tokenizer,
+        arguments=arguments,
+        examples=[one.example for one in problems],
+        callbacks=[Watcher(folder)],
+    )
 
 
 def grpo_trainer(
@@ -148,12 +191,17 @@ def _trainer(trainer: Any, config: Any, task: Task, writing: Writing, parts: Par
         model=parts.model,
         reward_funcs=_reward(task, writing.ending),
         args=config,
-        train_dataset=Dataset.from_list(parts.examples),
+        train_dataset=Dataset.from_list([_row(example) for example in parts.examples]),
         processing_class=parts.tokenizer,
         callbacks=parts.callbacks,
     )
     made.writing = writing
     return made
+
+
+def _row(example: JSON) -> JSON:
+    """The sample becomes text, since its fields have no one type."""
+    return {"prompt": example["prompt"], "sample": json.dumps(example["sample"])}
 
 
 def _settings(recipe: Recipe, params: GroupParams, writing: Writing) -> JSON:
@@ -173,6 +221,7 @@ def _settings(recipe: Recipe, params: GroupParams, writing: Writing) -> JSON:
         "beta": params.beta,
         # The reference model is loaded anew, from the same commit.
         "model_init_kwargs": {"revision": recipe.model_revision} if params.beta else None,
+        "trust_remote_code": recipe.trust_remote_code,
         "mask_truncated_completions": False,
         "disable_dropout": False,
         "shuffle_dataset": True,

@@ -5,7 +5,6 @@ TRL's trainer does the work; `group_training` says what is set and what is repai
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 from harness.trainer import Trainer, read_params, read_recipe
 from harness.types import Recipe
 from trainers.group_params import GroupParams, check_groups
+from trainers.running import run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,4 +49,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

@@ -6,7 +6,6 @@ in `actor_critic`; this module says what can be set and what is refused.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from harness.errors import UsageError
 from harness.trainer import Trainer
 from harness.types import Recipe
 from trainers.rewards import RolloutParams, require, reward_task
+from trainers.running import run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,4 +99,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

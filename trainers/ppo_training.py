@@ -16,11 +16,13 @@ from torch import Tensor
 from harness.types import Recipe
 from trainers.actor_critic import ActorCritic, Reference
 from trainers.advantages import AdaptiveKL, clipped_policy_loss, clipped_value_loss
-from trainers.experience import Collector, Experience, Problem, chunks, drawn
+from trainers.experience import Collector, Experience, chunks, drawn
 from trainers.optimizing import adamw, schedule
 from trainers.ppo import Params
+from trainers.problems import Problem
 from trainers.rewards import reward_task
 from trainers.rollouts import Ending, eos_ids
+from trainers.watching import NotFiniteLossError, peak_memory_bytes
 
 # What is summed over the tokens of an optimiser step.
 _SUMS = ("loss", "policy_loss", "value_loss", "clip_fraction", "update_kl")
@@ -94,8 +96,8 @@ class PPO:
             yield {**experience.measures, **updates, **self._cost(experience, begun)}
 
     def _seed(self) -> int:
-        ranks = self.accelerator.num_processes
-        return self.recipe.seed * 1_000_003 + self.round * ranks + self.accelerator.process_index
+        ranks, rank = int(self.accelerator.num_processes), int(self.accelerator.process_index)
+        return self.recipe.seed * 1_000_003 + self.round * ranks + rank
 
     def _problems(self) -> list[Problem]:
         """This process's share of the round's problems."""
@@ -135,6 +137,8 @@ class PPO:
         self.step += 1
         means = (self.collector.total(sums) / tokens).tolist()
         measured = dict(zip(_SUMS, means, strict=True))
+        if not math.isfinite(measured["loss"]):
+            raise NotFiniteLossError(f"the loss is {measured['loss']} at step {self.step}")
         return {**measured, "grad_norm": float(norm), "learning_rate": rate}
 
     def _backward(self, experience: Experience, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -168,9 +172,10 @@ class PPO:
 
     def _cost(self, experience: Experience, begun: float) -> dict[str, float]:
         tokens = self.collector.total(experience.sequences.attention.sum())
-        cuda = self.accelerator.device.type == "cuda"
-        memory = {"memory_bytes": float(torch.cuda.max_memory_allocated())} if cuda else {}
-        return {"tokens_per_second": float(tokens) / (time.perf_counter() - begun), **memory}
+        return {
+            "tokens_per_second": float(tokens) / (time.perf_counter() - begun),
+            "memory_bytes": float(peak_memory_bytes()),
+        }
 
     def state(self) -> dict[str, Any]:
         """All that a run goes on from."""

@@ -6,13 +6,13 @@ part of the reward.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.trainer import Trainer, read_params, read_recipe
 from harness.types import Recipe
 from trainers.group_params import GroupParams, check_groups
+from trainers.running import run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,4 +44,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)
