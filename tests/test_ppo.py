@@ -194,14 +194,14 @@ def test_ppo_raises_the_mean_reward() -> None:
     params = {"rollout_batch_size": 64, "rollout_micro_batch_size": 64}
     recipe = rl_parts.recipe(
         "ppo",
-        max_steps=28,
+        max_steps=20,
         global_batch_size=32,
         micro_batch_size=32,
         params=params | {"value_coef": 0.1, "kl_coef": 0.005},
     )
     rewards = [measures["reward"] for measures in run(recipe).rounds()]
-    assert len(rewards) == 7
-    assert statistics.fmean(rewards[-2:]) > statistics.fmean(rewards[:2]) + 0.15, rewards
+    assert len(rewards) == 5
+    assert statistics.fmean(rewards[-2:]) > rewards[0] + 0.2, rewards
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import transformers
 from harness.trainer import RECIPE, STEPS, TRAIN
 from harness.types import JSON, Recipe, to_json
 from tests import rl_parts
-from trainers.ppo_run import STATE
+from trainers.ppo_run import STATE, train
 from trainers.problems import encode
 from trainers.watching import last_checkpoint
 
@@ -60,11 +60,6 @@ def start(folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
     )
 
 
-def finish(folder: Path, processes: int = 1) -> None:
-    status = start(folder, processes).wait(timeout=300)
-    assert status == 0, (folder / "log").read_text()[-3000:]
-
-
 def measured(folder: Path, metric: str) -> list[tuple[int, float]]:
     lines = (folder / STEPS).read_text(encoding="utf-8").splitlines()
     read = [json.loads(line) for line in lines]
@@ -79,7 +74,7 @@ def weights(folder: Path) -> dict[str, Any]:
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     recipe = rl_parts.recipe("ppo", max_steps=8, save_steps=2, keep_checkpoints=2)
     whole = prepared(tmp_path / "whole", recipe)
-    finish(whole)
+    train(whole)
     broken = prepared(tmp_path / "broken", recipe)
     process = start(broken)
     while last_checkpoint(broken) is None and process.poll() is None:
@@ -89,7 +84,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path
     reached = last_checkpoint(broken)
     assert reached is not None
     assert not (broken / "checkpoint").exists()
-    finish(broken)
+    train(broken)
     expected = weights(whole / "checkpoint")
     for name, tensor in weights(broken / "checkpoint").items():
         assert tensor.equal(expected[name]), name
@@ -118,7 +113,8 @@ def test_two_processes_learn_from_one_round_together(tmp_path: Path) -> None:
         "ppo", max_steps=4, launcher="ddp", num_processes=2, micro_batch_size=2
     )
     folder = prepared(tmp_path / "run", recipe)
-    finish(folder, processes=2)
+    status = start(folder, processes=2).wait(timeout=300)
+    assert status == 0, (folder / "log").read_text()[-3000:]
     assert [step for step, _ in measured(folder, "reward")] == [2, 4]
     assert not weights(folder / "checkpoint")["model.norm.weight"].equal(
         rl_parts.model().model.norm.weight
