@@ -28,8 +28,12 @@ LAYERS = {
         "judges",
         "logistic",
         "alpaca_eval",
+        "templates",
     },
-    2: {"registry", "models", "model_registry", "model_check", "checkpoints"},
+    2: {
+        *("registry", "models", "model_registry", "model_check", "checkpoints"),
+        *("recipes", "training_data"),
+    },
     3: {
         "runs",
         "store",
@@ -40,6 +44,7 @@ LAYERS = {
         "grades",
         "engines",
         "launch",
+        "training_process",
         "provenance",
     },
     4: {
@@ -57,6 +62,7 @@ LAYERS = {
         ),
         *("judgements",),
         *("judging",),
+        *("train", "recipe_check", "overlap", "outcome"),
         *("task_check", "bridge", "doctor", "packages"),
     },
     5: {"cli"},

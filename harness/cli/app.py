@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, evaluate, history, models, score, tasks
+from harness.cli import doctor, evaluate, history, models, score, tasks, train
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 app.command("eval")(evaluate.evaluate)
+app.command("train")(train.train)
 app.command("score")(score.score)
 app.command("compare")(history.compare)
 app.command("leaderboard")(history.leaderboard)
@@ -32,6 +33,7 @@ history.runs_app.command("resume")(evaluate.resume)
 app.add_typer(history.runs_app, name="runs")
 app.add_typer(models.models_app, name="models")
 app.add_typer(tasks.tasks_app, name="tasks")
+app.add_typer(train.trainers_app, name="trainers")
 app.command("doctor")(doctor.doctor)
 
 

@@ -99,24 +99,22 @@ def resume(
     from harness import runs
     from harness.evaluate import resume as go_on
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = go_on(run, home, progress)
     _print(runs.home_folder(home), [finished], as_json)
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, str]:
+def key_values(pairs: Sequence[str], such_as: str = "dtype=bfloat16") -> dict[str, str]:
     """`--set` values as a mapping; raises UsageError for one without `=`."""
     split = [pair.partition("=") for pair in pairs]
     for (key, equals, _), pair in zip(split, pairs, strict=True):
         if not equals or not key:
-            raise UsageError(
-                f"`--set {pair}` is not KEY=VALUE", "for example `--set dtype=bfloat16`"
-            )
+            raise UsageError(f"`--set {pair}` is not KEY=VALUE", f"for example `--set {such_as}`")
     return {key: value for key, _, value in split}
 
 
 @contextmanager
-def _watched() -> Iterator[Progress]:
+def watched() -> Iterator[Progress]:
     progress = Progress()
     try:
         yield progress
@@ -131,7 +129,7 @@ def _run(model: str, tasks: str, options: Options, as_json: bool) -> None:
     from harness import runs
     from harness.evaluate import evaluate
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = evaluate(model, tasks, options, listener=progress)
     _print(runs.home_folder(options.home), finished, as_json)
 

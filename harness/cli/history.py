@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import output
+from harness.cli import curve, output
 from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
 
@@ -116,19 +116,24 @@ def list_runs(
 def show(run: RunId, as_json: AsJSON = False, home: Home = None) -> None:
     """What a run was asked, how it ended, its measures and the end of its log."""
     from harness import runs
+    from harness.training_process import StepReader
     from harness.types import to_json
 
     place = runs.home_folder(home)
     found = runs.find(place, run)
     folder = runs.folder_of(place, found.run_id)
     measures = _measures(folder)
+    steps = StepReader(folder).new() if found.kind == "train" else []
     log = _last_lines(folder / runs.WORKER_LOG)
     if as_json:
-        output.print_json({"run": to_json(found), "measures": measures, "log": log})
+        value = {"run": to_json(found), "measures": measures, "log": log}
+        output.print_json({**value, "steps": steps} if found.kind == "train" else value)
         return
     print(_described(found, folder))
     if measures:
         print("\n" + _measure_table(measures))
+    if steps:
+        print("\n" + curve.drawn(steps))
     if log and found.status != "done":
         print(f"\nend of {folder / runs.WORKER_LOG}:")
         print("\n".join(f"  {line}" for line in log))
