@@ -112,6 +112,7 @@ class Collector:
                 self.ending,
                 sampling,
                 self.pad_id,
+                self.params.min_tokens,
             )
         ]
 

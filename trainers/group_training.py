@@ -45,6 +45,7 @@ class Writing:
     ending: Ending
     sampling: SamplingParams
     pad_id: int
+    min_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,12 @@ class _Rollouts:
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
         ):
             rollouts = generate(
-                model, prompt_ids, self.writing.ending, self.writing.sampling, self.writing.pad_id
+                model,
+                prompt_ids,
+                self.writing.ending,
+                self.writing.sampling,
+                self.writing.pad_id,
+                self.writing.min_tokens,
             )
         return [rollout.ids for rollout in rollouts]
 
@@ -152,7 +158,7 @@ def grpo_trainer(
 ) -> GRPO:
     """A trainer that is ready to train."""
     task = reward_task(params.reward)
-    writing = _writing(params.sampling(task), parts)
+    writing = _writing(task, params, parts)
     config = GRPOConfig(
         **parts.arguments,
         **_settings(recipe, params, writing),
@@ -172,7 +178,7 @@ def rloo_trainer(
 ) -> RLOO:
     """A trainer that is ready to train."""
     task = reward_task(params.reward)
-    writing = _writing(params.sampling(task), parts)
+    writing = _writing(task, params, parts)
     config = RLOOConfig(
         **parts.arguments,
         **_settings(recipe, params, writing),
@@ -181,9 +187,14 @@ def rloo_trainer(
     return _trainer(RLOO, config, task, writing, parts)  # type: ignore[no-any-return]
 
 
-def _writing(sampling: SamplingParams, parts: Parts) -> Writing:
-    ending = Ending(parts.tokenizer, eos_ids(parts.model, parts.tokenizer), sampling)
-    return Writing(ending=ending, sampling=sampling, pad_id=parts.tokenizer.pad_token_id)
+def _writing(task: Task, params: GroupParams, parts: Parts) -> Writing:
+    sampling = params.sampling(task)
+    return Writing(
+        ending=Ending(parts.tokenizer, eos_ids(parts.model, parts.tokenizer), sampling),
+        sampling=sampling,
+        pad_id=parts.tokenizer.pad_token_id,
+        min_tokens=params.min_tokens,
+    )
 
 
 def _trainer(trainer: Any, config: Any, task: Task, writing: Writing, parts: Parts) -> Any:
@@ -241,6 +252,7 @@ def _vllm(recipe: Recipe, params: GroupParams, writing: Writing) -> JSON:
         "generation_kwargs": {
             "stop": list(writing.sampling.stop),
             "stop_token_ids": sorted(writing.ending.ids),
+            "min_tokens": writing.min_tokens,
         },
     }
 

@@ -44,7 +44,7 @@ def train(folder: Path) -> None:
             save_checkpoint(folder, ppo, tokenizer)
             kept = ppo.step
     if accelerator.is_main_process:
-        save(ppo.actor.policy, tokenizer, folder, recipe.precision)
+        save(ppo.actor.policy, tokenizer, folder, recipe)
     accelerator.end_training()
 
 

@@ -24,13 +24,14 @@ class RolloutParams:
 
     reward: the task whose first scorer grades them. temperature, top_p, max_tokens, stop: how they
     are sampled; where max_tokens or stop is left open it is the task's own, so that training sees
-    what the evaluation sees.
+    what the evaluation sees. min_tokens: before which no end token is sampled.
     """
 
     reward: str
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -44,6 +45,8 @@ class RolloutParams:
         require(
             "max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens > 0, "above 0"
         )
+
+        require("min_tokens", self.min_tokens, self.min_tokens >= 0, "0 or more")
 
     def sampling(self, task: Task) -> SamplingParams:
         return dataclasses.replace(

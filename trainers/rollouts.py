@@ -91,6 +91,7 @@ def generate(
     ending: Ending,
     sampling: SamplingParams,
     pad_id: int,
+    min_tokens: int = 0,
 ) -> list[Rollout]:
     """One sampled completion for each prompt of token ids, in order.
 
@@ -102,7 +103,7 @@ def generate(
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            generation_config=_generation_config(ending, sampling, pad_id),
+            generation_config=_generation_config(ending, sampling, pad_id, min_tokens),
             stopping_criteria=StoppingCriteriaList([_AtStopString(ending, ids.shape[1])]),
         )
     return [ending.rollout(row) for row in output[:, ids.shape[1] :].tolist()]
@@ -123,8 +124,11 @@ def _for_generation(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _generation_config(ending: Ending, sampling: SamplingParams, pad_id: int) -> Any:
+def _generation_config(
+    ending: Ending, sampling: SamplingParams, pad_id: int, min_tokens: int
+) -> Any:
     return GenerationConfig(
+        min_new_tokens=min_tokens or None,
         max_new_tokens=sampling.max_tokens,
         do_sample=True,
         temperature=sampling.temperature,
