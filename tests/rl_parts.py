@@ -34,6 +34,7 @@ def recipe(method: str, *, params: JSON | None = None, **changes: Any) -> Recipe
         "model": "Tiny/base",
         "model_path": str(TINY),
         "precision": "fp32",
+        "device": "cpu",
         "optimizer": Optimizer(learning_rate=2e-4, schedule="constant", beta2=0.95),
         "max_steps": 1,
         "global_batch_size": 8,

@@ -125,6 +125,32 @@ def test_rollouts_hold_what_was_sampled_up_to_the_stop_string_and_no_padding(
     assert not any("=" in decode(row[:-1]) or "<pad>" in decode(row) for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("advantage", "expected"),
+    [(1.0, [-0.5, -0.9, -1.1, -1.2]), (-1.0, [0.8, 0.9, 1.1, 1.5])],
+)
+def test_the_trainer_clips_the_ratio_as_published(
+    advantage: float, expected: list[float], tmp_path: Path
+) -> None:
+    made = trainer(rl_parts.recipe("grpo"), tmp_path)
+    made.current_gradient_accumulation_steps = 1
+    made.model.train()
+    prompt, answer = torch.tensor([[1, 5, 9]]), torch.tensor([[7]])
+    ids, ones = torch.cat([prompt, answer], dim=1), torch.ones(1, 4, dtype=torch.long)
+    logps, _, _ = made._get_per_token_logps_and_entropies(made.model, ids, ones, 1)
+    for ratio, loss in zip((0.5, 0.9, 1.1, 1.5), expected, strict=True):
+        inputs = {
+            "prompt_ids": prompt,
+            "prompt_mask": ones[:, :3],
+            "completion_ids": answer,
+            "completion_mask": ones[:, :1],
+            "advantages": torch.tensor([advantage]),
+            "old_per_token_logps": (logps - torch.tensor(ratio).log()).detach(),
+        }
+        assert float(made._compute_loss(made.model, inputs)) == pytest.approx(loss, abs=1e-5)
+
+
 def gradients(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
     watching = Watching()
     trainer(recipe, folder, watching).train()

@@ -61,27 +61,25 @@ class Collector:
         rollouts = self._rollouts(problems)
         sequences = as_sequences(problems, rollouts, self.pad_id, self.accelerator.device)
         logprobs, values, entropy, reference = self._judged(sequences)
-        kl = kl_estimate(logprobs, reference, self.params.kl_estimator) * sequences.mask
+        mask = sequences.mask
+        kl = kl_estimate(logprobs, reference, self.params.kl_estimator) * mask
         scores = [
             grade(self.task, _answer(problem, rollout))
             for problem, rollout in zip(problems, rollouts, strict=True)
         ]
-        mask = sequences.mask
-        earned = torch.tensor([score.value for score in scores], device=mask.device)
+        earned = mask.new_tensor([score.value for score in scores])
         rewards = token_rewards(earned, kl, mask, kl_coef)
         advantages, returns = gae(rewards, values, mask, self.params.gamma, self.params.lam)
         if self.params.whiten_advantages:
             advantages = whiten(advantages, mask, self.total)
-        truncated = torch.tensor([float(one.truncated) for one in rollouts], device=mask.device)
-        explained = explained_variance(values, returns, mask, self.total)
         measures = {
             **reward_parts(gather_object(scores)),
             "kl": self._mean(kl.sum(dim=1)),
             "kl_coef": kl_coef,
             "entropy": float(masked_mean(entropy, mask, self.total)),
             "response_length": self._mean(mask.sum(dim=1)),
-            "truncated": self._mean(truncated),
-            "explained_variance": float(explained),
+            "truncated": self._mean(mask.new_tensor([one.truncated for one in rollouts])),
+            "explained_variance": float(explained_variance(values, returns, mask, self.total)),
         }
         return Experience(
             sequences=sequences,
@@ -100,21 +98,20 @@ class Collector:
         return float(masked_mean(of_rows, torch.ones_like(of_rows), self.total))
 
     def _rollouts(self, problems: Sequence[Problem]) -> list[Rollout]:
-        sampling = self.params.sampling(self.task)
-        size = self.params.rollout_micro_batch_size
-        parts = (problems[start : start + size] for start in range(0, len(problems), size))
-        return [
-            rollout
-            for part in parts
-            for rollout in generate(
-                self.actor.policy,
-                [problem.prompt for problem in part],
-                self.ending,
-                sampling,
-                self.pad_id,
-                self.params.min_tokens,
-            )
-        ]
+        sampling, size = self.params.sampling(self.task), self.params.rollout_micro_batch_size
+        rollouts: list[Rollout] = []
+        for start in range(0, len(problems), size):
+            prompts = [problem.prompt for problem in problems[start : start + size]]
+            with self.accelerator.autocast():
+                rollouts += generate(
+                    self.actor.policy,
+                    prompts,
+                    self.ending,
+                    sampling,
+                    self.pad_id,
+                    self.params.min_tokens,
+                )
+        return rollouts
 
     @torch.no_grad()
     def _judged(self, sequences: Sequences) -> tuple[Tensor, ...]:
