@@ -98,6 +98,8 @@ def train(
         old.unlink()
     mend_tail(folder / STEPS)
     steps = StepReader(folder)
+    log = folder / WORKER_LOG
+    since = log.stat().st_size if log.exists() else 0
     child = _started(module, arguments, folder, variables(recipe, cpu), hold)
     with ended_on_exit(child):
         while True:
@@ -108,7 +110,7 @@ def train(
             if child.returncode is not None:
                 break
     if child.returncode != 0:
-        raise failure(folder, child.returncode, "the training")
+        raise failure(folder, child.returncode, "the training", since)
 
 
 def _started(
@@ -122,13 +124,13 @@ def _started(
     return start(module, arguments, log=log, hold=hold, talks=False, variables=given)
 
 
-def failure(folder: Path, status: int, what: str) -> WorkerError:
+def failure(folder: Path, status: int, what: str, since: int = 0) -> WorkerError:
     """Why processes ended: what they told, else what their exit status and their log say."""
     log = folder / WORKER_LOG
     for path in sorted(folder.glob(FAILURE.format(rank="*"))):
         told = json.loads(path.read_text(encoding="utf-8"))
         return WorkerError(told["message"], told["hint"], cause=told["cause"])
-    ending = explain(status, log)
+    ending = explain(status, log, since)
     return WorkerError(
         f"{what} ended early: {ending.message}",
         f"the whole log is in {log}; the same command goes on from the last checkpoint",
