@@ -16,10 +16,9 @@ import safetensors.torch
 import transformers
 
 from harness.trainer import RECIPE, STEPS, TRAIN
-from harness.types import JSON, Recipe, to_json
+from harness.types import Recipe, to_json
 from tests import rl_parts
 from trainers.ppo_run import STATE, train
-from trainers.problems import encode
 from trainers.watching import last_checkpoint
 
 MEASURES = (
@@ -119,18 +118,3 @@ def test_two_processes_learn_from_one_round_together(tmp_path: Path) -> None:
     assert not weights(folder / "checkpoint")["model.norm.weight"].equal(
         rl_parts.model().model.norm.weight
     )
-
-
-@pytest.mark.parametrize(
-    ("prompt", "text"),
-    [
-        ("Question: 1+1?\nAnswer:", "<s>Question: 1+1?\nAnswer:"),
-        (
-            [{"role": "user", "content": "1+1?"}],
-            "<s><|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n",
-        ),
-    ],
-)
-def test_prompts_begin_with_one_start_token(prompt: str | list[JSON], text: str) -> None:
-    tokenizer = rl_parts.tokenizer()
-    assert tokenizer.decode(encode(tokenizer, prompt)) == text

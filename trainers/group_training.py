@@ -113,14 +113,14 @@ class RLOO(_Rollouts, RLOOTrainer):  # type: ignore[misc]
 
 def train_grpo(folder: Path, *, scale_rewards: bool, reduction: Reduction) -> None:
     recipe, params = _read(folder)
-    parts = prepared(folder, recipe, params)
+    parts = prepared(folder, recipe)
     trainer = grpo_trainer(recipe, params, parts, scale_rewards=scale_rewards, reduction=reduction)
     train(trainer, recipe, folder)
 
 
 def train_rloo(folder: Path, *, whiten_advantages: bool) -> None:
     recipe, params = _read(folder)
-    parts = prepared(folder, recipe, params)
+    parts = prepared(folder, recipe)
     train(rloo_trainer(recipe, params, parts, whiten_advantages=whiten_advantages), recipe, folder)
 
 
@@ -133,11 +133,10 @@ def _read(folder: Path) -> tuple[Recipe, GroupParams]:
     return recipe, params
 
 
-def prepared(folder: Path, recipe: Recipe, params: GroupParams) -> Parts:
+def prepared(folder: Path, recipe: Recipe) -> Parts:
     """Bad data is found before the model is loaded; the arguments are made before, too."""
     tokenizer = load_tokenizer(recipe)
-    max_tokens = params.sampling(reward_task(params.reward)).max_tokens
-    problems = read_problems(folder, recipe, tokenizer, max_tokens)
+    problems = read_problems(folder, recipe, tokenizer)
     arguments = training_arguments(recipe, folder)
     return Parts(
         model=load_model(recipe, tokenizer),

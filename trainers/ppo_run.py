@@ -12,10 +12,9 @@ from accelerate import Accelerator
 from harness.trainer import CHECKPOINTS, read_recipe, write_step
 from harness.types import Recipe
 from trainers.loading import load_model, load_tokenizer
-from trainers.ppo import Params, check
+from trainers.ppo import check
 from trainers.ppo_training import PPO
 from trainers.problems import read_problems
-from trainers.rewards import reward_task
 from trainers.running import save
 from trainers.watching import forget_steps_after, last_checkpoint, mark_whole
 
@@ -51,9 +50,7 @@ def train(folder: Path) -> None:
 def prepared(folder: Path, recipe: Recipe, accelerator: Accelerator) -> tuple[PPO, Any]:
     """The run, as it stood at its last checkpoint, and the tokenizer."""
     tokenizer = load_tokenizer(recipe)
-    params = Params(**recipe.params)
-    max_tokens = params.sampling(reward_task(params.reward)).max_tokens
-    problems = read_problems(folder, recipe, tokenizer, max_tokens)
+    problems = read_problems(folder, recipe, tokenizer)
     policy = load_model(recipe, tokenizer)
     if recipe.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})

@@ -42,7 +42,7 @@ class PPO:
         self.accelerator, self.recipe, self.problems = accelerator, recipe, problems
         self.params = params = Params(**recipe.params)
         self.kl = AdaptiveKL(params.kl_coef, params.kl_target, params.kl_horizon)
-        self.step = self.round = 0
+        self.step = self.round = self.skipped = 0
         learns = params.entropy_coef > 0
         actor = ActorCritic(policy, params.critic, params.temperature, entropy_learns=learns)
         self.actor = actor.to(accelerator.device)
@@ -132,6 +132,7 @@ class PPO:
         norm = self.accelerator.clip_grad_norm_(self.actor.parameters(), self._max_norm())
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
+        self.skipped += self.optimizer.step_was_skipped  # fp16 gradients that overflowed
         self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -175,6 +176,7 @@ class PPO:
         return {
             "tokens_per_second": float(tokens) / (time.perf_counter() - begun),
             "memory_bytes": float(peak_memory_bytes()),
+            "skipped_steps": float(self.skipped),
         }
 
     def state(self) -> dict[str, Any]:
@@ -182,6 +184,7 @@ class PPO:
         return {
             "step": self.step,
             "round": self.round,
+            "skipped": self.skipped,
             "kl_coef": self.kl.coefficient,
             "trained": {name: tensor.detach() for name, tensor in self.actor.trained().items()},
             "optimizer": self.optimizer.state_dict(),
@@ -189,7 +192,7 @@ class PPO:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.step, self.round = state["step"], state["round"]
+        self.step, self.round, self.skipped = state["step"], state["round"], state["skipped"]
         self.kl.coefficient = state["kl_coef"]
         with torch.no_grad():
             for name, tensor in self.actor.trained().items():

@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import DataError, UsageError
 from harness.trainer import read_examples
 from harness.types import JSON, Recipe, Sample
-from trainers.rewards import sample_from_json
+from trainers.rewards import reward_task, sample_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,23 +22,30 @@ class Problem:
     example: JSON
 
 
-def read_problems(folder: Path, recipe: Recipe, tokenizer: Any, max_tokens: int) -> list[Problem]:
-    """Those with room for `max_tokens` more in `max_length`.
+def read_problems(folder: Path, recipe: Recipe, tokenizer: Any) -> list[Problem]:
+    """Those that leave room in `max_length` for a completion of as many tokens as it may have.
 
-    Raises DataError where one has not and the recipe does not say `overlong: drop`: a question that
-    is cut is another question.
+    Raises DataError where one leaves none and the recipe does not say `overlong: drop`: a question
+    that is cut is another question.
     """
     problems = [_problem(example, tokenizer) for example in read_examples(folder)]
-    kept = [one for one in problems if len(one.prompt) + max_tokens <= recipe.max_length]
+    most = most_tokens(recipe)
+    kept = [one for one in problems if len(one.prompt) + most <= recipe.max_length]
     dropped = len(problems) - len(kept)
     if dropped and (recipe.overlong != "drop" or not kept):
         longest = max(len(one.prompt) for one in problems)
         raise DataError(
-            f"{dropped} of {len(problems)} prompts leave no room for {max_tokens} tokens within "
+            f"{dropped} of {len(problems)} prompts leave no room for {most} tokens in "
             f"`max_length` {recipe.max_length}, the longest has {longest} tokens",
-            f"use `--set max_length={longest + max_tokens}`, or `--set overlong=drop`",
+            f"`--set max_length={longest + most}`, or `--set overlong=drop`",
         )
     return kept
+
+
+def most_tokens(recipe: Recipe) -> int:
+    """Tokens that a completion may have: the recipe's, else the task's."""
+    task = reward_task(recipe.params["reward"])
+    return recipe.params.get("max_tokens") or task.sampling.max_tokens
 
 
 def _problem(example: JSON, tokenizer: Any) -> Problem:
@@ -56,7 +63,7 @@ def encode(tokenizer: Any, prompt: str | list[JSON]) -> list[int]:
     if tokenizer.chat_template is None:
         raise UsageError(
             "the prompts are messages, and the tokenizer has no chat template",
-            "`--set chat_template=FILE.jinja`, or a task whose prompt is text",
+            "`--set chat_template=FILE.jinja`, or a template of text such as `alpaca`",
         )
     rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
