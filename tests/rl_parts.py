@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import transformers
 
 import harness
 from harness import registry
-from harness.types import JSON, Optimizer, Recipe, Sample
+from harness.trainer import RECIPE, STEPS, TRAIN
+from harness.types import JSON, Optimizer, Recipe, Sample, to_json
 from tasks.arithmetic_problems import problems
 
 TINY = Path(harness.__file__).parent / "tiny" / "base"
@@ -51,3 +53,22 @@ def tokenizer() -> Any:
 def model() -> Any:
     transformers.logging.disable_progress_bar()
     return transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+
+
+def prepared(folder: Path, recipe: Recipe) -> Path:
+    """The folder of a training, as the command line would make it."""
+    folder.mkdir(exist_ok=True)
+    (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
+    lines = [
+        json.dumps({"prompt": sample.input, "sample": to_json(sample)})
+        for sample in short_samples(8)
+    ]
+    (folder / TRAIN).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def measured(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """The steps at which a measure was logged, with its values."""
+    lines = (folder / STEPS).read_text(encoding="utf-8").splitlines()
+    read = [json.loads(line) for line in lines]
+    return [(line["step"], line["value"]) for line in read if line["metric"] == metric]

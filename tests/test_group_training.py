@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from harness.errors import UsageError
-from harness.types import JSON, Recipe, to_json
+from harness.types import JSON, Lora, Recipe, to_json
 from tests import rl_parts
 from trainers import dr_grpo, grpo, rloo
 from trainers.group_params import GroupParams
@@ -148,7 +148,7 @@ def test_the_trainer_clips_the_ratio_as_published(
             "advantages": torch.tensor([advantage]),
             "old_per_token_logps": (logps - torch.tensor(ratio).log()).detach(),
         }
-        assert float(made._compute_loss(made.model, inputs)) == pytest.approx(loss, abs=1e-5)
+        assert made._compute_loss(made.model, inputs).item() == pytest.approx(loss, abs=1e-5)
 
 
 def gradients(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
@@ -203,6 +203,17 @@ def test_the_other_methods_move_the_policy(method: str, tmp_path: Path) -> None:
     # Two steps for each of the passes over one round of rollouts.
     assert len(rewards) == 1
     assert not torch.equal(model.model.norm.weight, rl_parts.model().model.norm.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [grpo, dr_grpo, rloo])
+def test_a_training_runs_from_its_folder(method: Any, tmp_path: Path) -> None:
+    params = {"num_generations": 4, "beta": 0.05, "min_tokens": 4}
+    recipe = rl_parts.recipe(method.TRAINER.name, params=params, lora=Lora(rank=4, alpha=8))
+    method.main(rl_parts.prepared(tmp_path / "run", recipe))
+    for name in ("reward", "reward_format", "kl", "entropy", "grad_norm", "memory_bytes"):
+        assert [step for step, _ in rl_parts.measured(tmp_path / "run", name)] == [1], name
+    assert (tmp_path / "run" / "checkpoint" / "adapter_config.json").exists()
 
 
 @pytest.mark.parametrize("method", [grpo, dr_grpo, rloo])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +15,7 @@ import pytest
 import safetensors.torch
 import transformers
 
-from harness.trainer import RECIPE, STEPS, TRAIN
-from harness.types import Recipe, to_json
+from harness.types import Lora
 from tests import rl_parts
 from trainers.ppo_run import STATE, train
 from trainers.watching import last_checkpoint
@@ -27,17 +26,6 @@ MEASURES = (
     *("grad_norm", "learning_rate"),
 )
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def prepared(folder: Path, recipe: Recipe) -> Path:
-    folder.mkdir()
-    (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
-    lines = [
-        json.dumps({"prompt": sample.input, "sample": to_json(sample)})
-        for sample in rl_parts.short_samples(8)
-    ]
-    (folder / TRAIN).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 def command(folder: Path, processes: int = 1) -> list[str]:
@@ -59,12 +47,6 @@ def start(folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
     )
 
 
-def measured(folder: Path, metric: str) -> list[tuple[int, float]]:
-    lines = (folder / STEPS).read_text(encoding="utf-8").splitlines()
-    read = [json.loads(line) for line in lines]
-    return [(line["step"], line["value"]) for line in read if line["metric"] == metric]
-
-
 def weights(folder: Path) -> dict[str, Any]:
     return safetensors.torch.load_file(folder / "model.safetensors")
 
@@ -72,9 +54,9 @@ def weights(folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     recipe = rl_parts.recipe("ppo", max_steps=8, save_steps=2, keep_checkpoints=2)
-    whole = prepared(tmp_path / "whole", recipe)
+    whole = rl_parts.prepared(tmp_path / "whole", recipe)
     train(whole)
-    broken = prepared(tmp_path / "broken", recipe)
+    broken = rl_parts.prepared(tmp_path / "broken", recipe)
     process = start(broken)
     while last_checkpoint(broken) is None and process.poll() is None:
         time.sleep(0.02)
@@ -92,8 +74,8 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path
         "checkpoint-8",
     ]
     for name in MEASURES:
-        assert measured(broken, name) == measured(whole, name), name
-        assert [step for step, _ in measured(broken, name)] == [2, 4, 6, 8]
+        assert rl_parts.measured(broken, name) == rl_parts.measured(whole, name), name
+        assert [step for step, _ in rl_parts.measured(broken, name)] == [2, 4, 6, 8]
     loads_and_differs_from_the_start(broken / "checkpoint")
     loads_and_differs_from_the_start(broken / "checkpoints" / "checkpoint-8")
     assert not (broken / "checkpoint" / STATE).exists()
@@ -107,14 +89,33 @@ def loads_and_differs_from_the_start(checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
+def test_under_lora_adapters_are_saved_and_gone_on_from(tmp_path: Path) -> None:
+    recipe = rl_parts.recipe("ppo", max_steps=4, save_steps=2, lora=Lora(rank=4, alpha=8))
+    whole = rl_parts.prepared(tmp_path / "whole", recipe)
+    train(whole)
+    broken = rl_parts.prepared(tmp_path / "broken", recipe)
+    shutil.copytree(whole / "checkpoints" / "checkpoint-2", broken / "checkpoints" / "checkpoint-2")
+    train(broken)
+    expected = adapters(whole / "checkpoint")
+    for name, tensor in adapters(broken / "checkpoint").items():
+        assert tensor.equal(expected[name]), name
+    assert any(bool(tensor.any()) for name, tensor in expected.items() if "lora_B" in name)
+    assert [step for step, _ in rl_parts.measured(broken, "kl")] == [4]
+
+
+def adapters(folder: Path) -> dict[str, Any]:
+    return safetensors.torch.load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.mark.slow
 def test_two_processes_learn_from_one_round_together(tmp_path: Path) -> None:
     recipe = rl_parts.recipe(
         "ppo", max_steps=4, launcher="ddp", num_processes=2, micro_batch_size=2
     )
-    folder = prepared(tmp_path / "run", recipe)
-    status = start(folder, processes=2).wait(timeout=300)
+    folder = rl_parts.prepared(tmp_path / "run", recipe)
+    status = start(folder, processes=2).wait()
     assert status == 0, (folder / "log").read_text()[-3000:]
-    assert [step for step, _ in measured(folder, "reward")] == [2, 4]
+    assert [step for step, _ in rl_parts.measured(folder, "reward")] == [2, 4]
     assert not weights(folder / "checkpoint")["model.norm.weight"].equal(
         rl_parts.model().model.norm.weight
     )

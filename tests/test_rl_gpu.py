@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 import transformers
 
-from harness.trainer import RECIPE, TRAIN
-from harness.types import Lora, Recipe, to_json
+from harness.types import Lora, Recipe
 from tests import rl_parts
 
 pytestmark = [
@@ -42,19 +40,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measures(recipe: Recipe, folder: Path) -> dict[str, float]:
-    """What the last step of a training measured."""
+def trained(recipe: Recipe, folder: Path) -> Path:
     from trainers import grpo, ppo
 
-    (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
-    lines = [
-        json.dumps({"prompt": sample.input, "sample": to_json(sample)})
-        for sample in rl_parts.short_samples(8)
-    ]
-    (folder / TRAIN).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (grpo if recipe.method == "grpo" else ppo).main(folder)
-    read = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    return {line["metric"]: line["value"] for line in read}
+    (grpo if recipe.method == "grpo" else ppo).main(rl_parts.prepared(folder, recipe))
+    return folder
 
 
 def recipe(method: str, llama: Path, **changes: Any) -> Recipe:
@@ -67,10 +57,13 @@ def recipe(method: str, llama: Path, **changes: Any) -> Recipe:
 def test_a_step_in_bf16_is_finite_and_says_what_it_costs(
     method: str, lora: Lora | None, llama: Path, tmp_path: Path
 ) -> None:
-    found = measures(recipe(method, llama, lora=lora), tmp_path)
-    print({name: found[name] for name in ("tokens_per_second", "memory_bytes") if name in found})
-    assert found["memory_bytes"] > 0
-    assert 0 < found["entropy"] < 12
+    folder = trained(recipe(method, llama, lora=lora), tmp_path)
+    for name in ("memory_bytes", "tokens_per_second"):
+        ((step, value),) = rl_parts.measured(folder, name)
+        print(f"{method} {name} {value:,.0f}")
+        assert (step, value > 0) == (1, True)
+    ((_, entropy),) = rl_parts.measured(folder, "entropy")
+    assert 0 < entropy < 12
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
@@ -79,5 +72,5 @@ def test_a_step_on_4_bit_weights_moves_the_adapters(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     lora = Lora(rank=8, alpha=16, quantization="4bit")
-    measures(recipe(method, llama, lora=lora), tmp_path)
+    trained(recipe(method, llama, lora=lora), tmp_path)
     assert (tmp_path / "checkpoint" / "adapter_config.json").exists()
