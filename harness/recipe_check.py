@@ -130,6 +130,11 @@ def _packages(recipe: Recipe) -> Iterator[UsageError]:
         needed["peft"] = "peft"
         if recipe.lora.quantization == "4bit":
             needed["bitsandbytes"] = "bitsandbytes"
+            if recipe.device == "cpu" or gpu_count() == 0:
+                yield UsageError(
+                    "`lora.quantization: 4bit` needs a GPU, and the recipe runs without one",
+                    "`--set lora.quantization=none`",
+                )
     for tracker in recipe.report_to:
         if tracker not in _TRACKERS:
             yield UsageError(

@@ -23,6 +23,7 @@ from harness.errors import DataError, UsageError
 from harness.trainer import CHECK, read_examples, read_params, read_recipe
 from harness.types import JSON, Recipe
 from trainers.loading import check_targets, load_config, load_tokenizer
+from trainers.problems import read_problems
 from trainers.running import run
 from trainers.tokenizing import Counts, Tokenizing
 
@@ -80,33 +81,10 @@ def _pairs(example: JSON, data: str) -> list[JSON]:
 
 def _check_prompts(folder: Path, recipe: Recipe, tokenizer: Any, counts: Counts) -> None:
     """Problems have no completion yet: the prompt must leave room for one."""
-    for example in read_examples(folder):
-        counts.examples += 1
-        ids = _prompt_ids(example["prompt"], tokenizer)
-        counts.longest = max(counts.longest, len(ids))
-        if len(ids) >= recipe.max_length:
-            counts.overlong += 1
-        else:
-            counts.kept += 1
-            counts.tokens += len(ids)
-    if counts.overlong and recipe.overlong == "error":
-        raise DataError(
-            f"{counts.overlong} of {counts.examples} prompts leave no room in `max_length` "
-            f"{recipe.max_length}, the longest has {counts.longest} tokens",
-            "`--set overlong=drop`, or a larger max_length",
-        )
-
-
-def _prompt_ids(prompt: str | list[JSON], tokenizer: Any) -> list[int]:
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    if tokenizer.chat_template is None:
-        raise UsageError(
-            "the prompts are messages, and the tokenizer has no chat template",
-            "`--set chat_template=FILE.jinja`, or a template of text such as `alpaca`",
-        )
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    lengths = [len(problem.prompt) for problem in read_problems(folder, recipe, tokenizer)]
+    counts.examples = sum(1 for _ in read_examples(folder))
+    counts.kept, counts.tokens, counts.longest = len(lengths), sum(lengths), max(lengths, default=0)
+    counts.overlong = counts.examples - counts.kept
 
 
 def _model(recipe: Recipe, config: Any) -> JSON:
