@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, evaluate, history, models, score, tasks
+from harness.cli import doctor, evaluate, history, models, power, score, tasks
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("compare")(history.compare)
+app.command("power")(power.power)
 app.command("leaderboard")(history.leaderboard)
 app.command("sql")(history.sql)
 history.runs_app.command("resume")(evaluate.resume)
