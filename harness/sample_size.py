@@ -71,7 +71,7 @@ def smallest_difference(
     """The smallest true difference that n questions show with chance `power`; None if none.
 
     >>> round(smallest_difference(n=1319, variance=0.15), 3)
-    0.03
+    0.031
     """
     return _smallest(lambda delta: mcnemar_power(n, variance, delta, alpha) >= power)
 

@@ -55,6 +55,8 @@ LAYERS = {
             "dry_run",
             "compare",
             "power",
+            "forgetting",
+            "verdict",
         ),
         *("judgements",),
         *("judging",),

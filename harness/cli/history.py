@@ -70,6 +70,10 @@ def compare(
     a: Annotated[str, typer.Argument(help="The base: a model, or a run id.")],
     b: Annotated[str, typer.Argument(help="The tuned one: a model, or a run id.")],
     task: Task = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Also say what was lost, and if a loss over so many points is excluded."),
+    ] = None,
     format: Format = "table",
     as_json: AsJSON = False,
     home: Home = None,
@@ -79,8 +83,11 @@ def compare(
     from harness import runs
 
     format = output.known_format("json" if as_json else format)
+    lost_margin = None if margin is None else _margin(margin)
     found = comparing.compare(runs.home_folder(home), a, b, task, say=output.say)
-    if format == "json":
+    if lost_margin is not None:
+        _show_lost(home, found, lost_margin, format)
+    elif format == "json":
         output.print_json([comparing.as_json(one) for one in found])
     elif format == "csv":
         objects = [comparing.as_json(one) for one in found]
@@ -91,6 +98,33 @@ def compare(
             output.say(comparing.sentence(one, len(found)))
     if any(one.verdict == "worse" for one in found):
         raise typer.Exit(_WORSE)
+
+
+def _margin(points: float) -> float:
+    if not 0 < points < 100:
+        raise UsageError(
+            f"`--margin {points:g}` is no loss that could be excluded", "for example `--margin 1`"
+        )
+    return points / 100
+
+
+def _show_lost(home: Path | None, found: Sequence[Comparison], margin: float, format: str) -> None:
+    from harness import compare as comparing
+    from harness import runs, verdict
+    from harness.cli.verdict import forgetting_json, show_forgetting
+    from harness.forgetting import forgetting
+
+    lost = forgetting(runs.home_folder(home), found, margin, say=output.say)
+    sentences = verdict.three_sentences(found, lost)
+    if format == "json":
+        comparison = [comparing.as_json(one) for one in found]
+        output.print_json(
+            {"sentences": sentences, "comparison": comparison, "forgetting": forgetting_json(lost)}
+        )
+        return
+    print("\n".join(sentences) + "\n")
+    print(output.render(*_comparison_table(found), format))
+    show_forgetting(lost, format)
 
 
 @runs_app.command("list")
