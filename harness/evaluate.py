@@ -61,7 +61,7 @@ class Options:
 
 def evaluate(
     models: str | Sequence[str],
-    tasks: str | Sequence[str],
+    tasks: str | Sequence[str] | Sequence[Task],
     options: Options | None = None,
     *,
     listener: Listener | None = None,
@@ -69,6 +69,7 @@ def evaluate(
 ) -> list[Run]:
     """Evaluate every model on every task; one run for each pair, in that order.
 
+    tasks: names, groups and files, or tasks as they are.
     changes: fields of `Options`, as in `evaluate("Tiny", "arithmetic", limit=20)`. A run that was
     interrupted goes on where it stopped, and one that is done already is returned as it is, unless
     `fresh`. A run that fails does not stop the others: look at its `status` and `cause`.
@@ -123,7 +124,9 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
 
 @contextmanager
 def planned(
-    models: str | Sequence[str], tasks: str | Sequence[str], options: Options
+    models: str | Sequence[str],
+    tasks: str | Sequence[str] | Sequence[Task],
+    options: Options,
 ) -> Iterator[tuple[list[ModelSpec], list[Plan]]]:
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
@@ -131,7 +134,7 @@ def planned(
     specs = [resolve(spec) for spec in find_models(_comma(models), home)]
     for spec in specs:
         engine_settings(spec, options)
-    chosen = [_asked_task(task, options) for task in find_tasks(_comma(tasks))]
+    chosen = [_asked_task(task, options) for task in _tasks(tasks)]
     _check_options(chosen, options)
     folder = runs.runs_folder(home)
     with runs.writing(folder):
@@ -155,6 +158,14 @@ def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
             f"unknown engine `{name}`", did_you_mean(name, SETTINGS, f"one of {known}")
         )
     return name, parse_settings(name, dict(options.settings))
+
+
+def _tasks(wanted: str | Sequence[str] | Sequence[Task]) -> tuple[Task, ...]:
+    if isinstance(wanted, str):
+        return find_tasks(wanted)
+    given = tuple(one for one in wanted if isinstance(one, Task))
+    named = [one for one in wanted if isinstance(one, str)]
+    return (*given, *(find_tasks(",".join(named)) if named else ()))
 
 
 def _comma(names: str | Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, evaluate, history, models, power, score, tasks
+from harness.cli import data, doctor, evaluate, history, models, power, score, tasks
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -33,6 +33,7 @@ history.runs_app.command("resume")(evaluate.resume)
 app.add_typer(history.runs_app, name="runs")
 app.add_typer(models.models_app, name="models")
 app.add_typer(tasks.tasks_app, name="tasks")
+app.add_typer(data.data_app, name="data")
 app.command("doctor")(doctor.doctor)
 
 

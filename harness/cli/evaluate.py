@@ -99,7 +99,7 @@ def resume(
     from harness import runs
     from harness.evaluate import resume as go_on
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = go_on(run, home, progress)
     _print(runs.home_folder(home), [finished], as_json)
 
@@ -116,7 +116,8 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _watched() -> Iterator[Progress]:
+def watched() -> Iterator[Progress]:
+    """Progress on stderr; an interruption ends the command with exit status 130."""
     progress = Progress()
     try:
         yield progress
@@ -131,7 +132,7 @@ def _run(model: str, tasks: str, options: Options, as_json: bool) -> None:
     from harness import runs
     from harness.evaluate import evaluate
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = evaluate(model, tasks, options, listener=progress)
     _print(runs.home_folder(options.home), finished, as_json)
 
