@@ -16,6 +16,11 @@ RequestKind = Literal["generate", "choose", "loglikelihood", "rolling", "embed"]
 FinishReason = Literal["stop", "length", "scored"]
 RunKind = Literal["eval", "train", "tune", "steer", "import"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Launcher = Literal["single", "ddp", "zero2", "zero3", "fsdp"]
+Schedule = Literal["constant", "linear", "cosine"]
+Device = Literal["auto", "cpu", "cuda"]
+Overlong = Literal["error", "drop", "truncate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +239,85 @@ class Run:
     key: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """AdamW with every constant written out, so that all launchers use the same one.
+
+    warmup_ratio: share of all steps over which the learning rate rises from 0. min_lr_ratio: where
+    the schedule ends, as a share of `learning_rate`. max_grad_norm: 0 does not clip.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    schedule: Schedule = "linear"
+    warmup_ratio: float = 0.0
+    min_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """targets: names of the modules that get an adapter, or `all-linear`."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    quantization: Literal["none", "4bit"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A training run as resolved: what a trainer reads from `recipe.json`.
+
+    model_path: folder or hub id of the start model. epochs or max_steps ends the training, what
+    comes first. global_batch_size: sequences of one optimiser step over all processes;
+    micro_batch_size: of one forward on one process; accumulation follows from both and
+    `num_processes` (of all machines together). max_length: tokens of prompt and completion;
+    overlong: what becomes of examples with more. device: `auto` is the GPU where there is one.
+    pad_token: one of the vocabulary, for models that come without.
+    save_steps: 0 saves at the end only. keep_checkpoints: how many of them stay, 0 = all.
+    params: the method's own, checked against its `Params`.
+    """
+
+    method: str
+    model: str
+    model_path: str
+    model_revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template: str = "model"
+    pad_token: str | None = None
+    template: str = "chat"
+    launcher: Launcher = "single"
+    num_processes: int = 1
+    num_machines: int = 1
+    device: Device = "auto"
+    precision: Precision = "bf16"
+    optimizer: Optimizer
+    lora: Lora | None = None
+    gradient_checkpointing: bool = False
+    epochs: float | None = None
+    max_steps: int | None = None
+    global_batch_size: int = 32
+    micro_batch_size: int = 1
+    max_length: int = 1024
+    overlong: Overlong = "error"
+    seed: int = 42
+    log_steps: int = 1
+    save_steps: int = 0
+    keep_checkpoints: int = 0
+    report_to: tuple[str, ...] = ()
+    params: JSON = field(default_factory=dict)
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one process for one optimiser step."""
+        return self.global_batch_size // (self.micro_batch_size * self.num_processes)
+
+
 def to_json(value: Any) -> JSON:
     """The JSON object of any of the values above; fields at their empty default are left out."""
     return {
@@ -280,3 +364,13 @@ def run_from_json(value: JSON) -> Run:
     """Raises TypeError where the manifest has a field that this version does not know."""
     tuples = {name: tuple(value.get(name, ())) for name in ("argv", "flags")}
     return Run(**{**value, **tuples})
+
+
+def recipe_from_json(value: JSON) -> Recipe:
+    lora = value.get("lora")
+    parts = {
+        "optimizer": Optimizer(**value["optimizer"]),
+        "lora": Lora(**{**lora, "targets": tuple(lora["targets"])}) if lora else None,
+        "report_to": tuple(value.get("report_to", ())),
+    }
+    return Recipe(**{**value, **parts})

@@ -17,6 +17,7 @@ LAYERS = {
     0: {"", "types", "errors", "shipped", "finding"},
     1: {
         "task",
+        "trainer",
         "lm_eval_task",
         "datasets",
         "rows",
@@ -56,7 +57,7 @@ LAYERS = {
             "dry_run",
             "compare",
             "power",
-            "training_data",
+            "data_check",
             "rejection",
             "forgetting",
             "verdict",
@@ -110,11 +111,18 @@ def test_harness_imports_only_its_own_layer_and_below(path: Path) -> None:
             assert part(own) == "registry", f"{own} reaches {imported} past the registry"
 
 
-@pytest.mark.parametrize("path", [*modules("tasks"), *modules("trainers")], ids=str)
-def test_leaves_import_only_the_two_lowest_layers(path: Path) -> None:
+@pytest.mark.parametrize("path", modules("tasks"), ids=str)
+def test_tasks_import_only_the_two_lowest_layers(path: Path) -> None:
     for imported in imports(path):
         if imported.startswith("harness."):
             assert LAYER[part(imported)] <= 1, f"{path} imports {imported}"
+
+
+@pytest.mark.parametrize("path", modules("trainers"), ids=str)
+def test_trainers_reach_up_to_the_registry_for_the_task_that_rewards(path: Path) -> None:
+    for imported in imports(path):
+        if imported.startswith("harness."):
+            assert LAYER[part(imported)] <= 2, f"{path} imports {imported}"
 
 
 @pytest.mark.parametrize("path", modules("harness"), ids=str)

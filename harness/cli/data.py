@@ -13,7 +13,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.rejection import Filtered
-    from harness.training_data import Report, TaskOverlap
+    from harness.data_check import Report, TaskOverlap
 
 Config = Annotated[str, typer.Option(help="Config of the dataset.")]
 Split = Annotated[str, typer.Option(help="Split of the dataset.")]
@@ -41,10 +41,10 @@ def check(
 ) -> None:
     """Duplicates, empty answers, lengths, questions of benchmarks. Exit status 1 where something
     is wrong."""
-    from harness import registry, training_data
+    from harness import registry, data_check
     from harness.types import Dataset, to_json
 
-    report = training_data.check(
+    report = data_check.check(
         Dataset(path=data, config=config, split=split),
         registry.tasks(tasks) if tasks else (),
         prompt=prompt,

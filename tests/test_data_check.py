@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.errors import DataError, UsageError
 from harness.registry import tasks
-from harness.training_data import Report, check
+from harness.data_check import Report, check
 from harness.types import JSON, Dataset
 
 

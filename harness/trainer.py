@@ -1,0 +1,88 @@
+"""What a trainer is: a method with its parameters, and the files through which it is reached.
+
+A trainer is a module `trainers.<method>` that holds one value `TRAINER` and a function
+`main(folder)`. It is started by a launcher as `python -m trainers.<method> FOLDER`, on every
+process alike, and is known by files alone:
+
+    recipe.json    in: the `Recipe`, resolved
+    train.jsonl    in: one example a line, in the form of the method's `Data`
+    steps.jsonl    out: {"step", "epoch", "metric", "value"}, a line for each logged measure
+    checkpoint/    out: the trained model with its tokenizer (or adapter), complete when it is there
+    checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
+    failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
+
+Importing such a module loads nothing heavy: torch and TRL are imported inside `main`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.types import JSON, Recipe, recipe_from_json
+
+RECIPE = "recipe.json"
+TRAIN = "train.jsonl"
+STEPS = "steps.jsonl"
+CHECKPOINT = "checkpoint"
+CHECKPOINTS = "checkpoints"
+FAILURE = "failure-{rank}.json"
+
+# Set in the environment of a trainer whose stdin closes when the command that started it is gone.
+WATCHED = "TUNEBENCH_WATCHED"
+
+Data = Literal["demonstrations", "preferences", "problems"]
+"""The form of an example, where a prompt is text or a list of messages {"role", "content"}:
+
+demonstrations: {"prompt", "completion"}. preferences: {"prompt", "chosen", "rejected"}.
+problems: {"prompt", "sample"}, with the `Sample` that a task's scorer grades answers against.
+Text is joined as it stands; messages are rendered with the chat template of the model. Where the
+prompt is messages, a completion is text (one turn of the assistant) or messages as well, of which
+the turns of the assistant are learnt.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """A training method. params: a frozen dataclass whose fields, types and defaults are the
+    method's own parameters. reference: whether it compares with the start model as it goes.
+    objective: (name of the logged measure, whether it should rise). check: refuses, by a
+    UsageError, a recipe whose parts do not fit together."""
+
+    name: str
+    summary: str
+    data: Data
+    params: type[Any]
+    reference: bool = False
+    objective: tuple[str, bool] = ("loss", False)
+    check: Callable[[Recipe], None] | None = None
+
+
+def read_recipe(folder: Path) -> Recipe:
+    return recipe_from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+
+
+def read_params(recipe: Recipe, trainer: Trainer) -> Any:
+    """The method's parameters as its own dataclass."""
+    names = {field.name for field in dataclasses.fields(trainer.params)}
+    return trainer.params(**{name: recipe.params[name] for name in recipe.params if name in names})
+
+
+def read_examples(folder: Path) -> Iterator[JSON]:
+    with (folder / TRAIN).open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write_step(folder: Path, step: int, values: Mapping[str, float], epoch: float = 0.0) -> None:
+    """Append what was measured at one optimiser step: a line for each measure."""
+    lines = [
+        json.dumps({"step": step, "epoch": epoch, "metric": name, "value": value}) + "\n"
+        for name, value in values.items()
+    ]
+    with (folder / STEPS).open("a", encoding="utf-8") as file:
+        file.write("".join(lines))

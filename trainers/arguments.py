@@ -1,0 +1,131 @@
+"""What a recipe says, in the words of transformers' `TrainingArguments`.
+
+Everything that changes a number is written out, since the defaults of transformers and TRL differ
+and change from release to release.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.trainer import CHECKPOINTS
+from harness.types import JSON, Optimizer, Recipe
+
+LAUNCH = Path(__file__).resolve().parent / "launch"
+
+COLLECTIVE_TIMEOUT_S = 1800
+
+
+def training_arguments(recipe: Recipe, folder: Path) -> JSON:
+    """Arguments for `TrainingArguments` and the configurations of TRL that derive from it.
+
+    Make the configuration before the model is loaded: ZeRO-3 splits weights while they are read.
+    """
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "per_device_train_batch_size": recipe.micro_batch_size,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "average_tokens_across_devices": True,
+        "num_train_epochs": recipe.epochs or 1_000_000.0,
+        "max_steps": -1 if recipe.max_steps is None else recipe.max_steps,
+        "bf16": recipe.precision == "bf16",
+        "fp16": recipe.precision == "fp16",
+        "tf32": None,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "dataloader_num_workers": 0,
+        "dataloader_drop_last": False,
+        "use_cpu": recipe.device == "cpu",
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": COLLECTIVE_TIMEOUT_S,
+        **_optimizer(recipe.optimizer),
+        **_logging(recipe),
+        **_saving(recipe),
+        **_sharding(recipe),
+    }
+
+
+def _optimizer(optimizer: Optimizer) -> JSON:
+    return {
+        # Not the fused kernel: DeepSpeed and the CPU do not have it.
+        "optim": "adamw_torch",
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.eps,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "warmup_steps": optimizer.warmup_ratio,  # below 1 it is a share of all steps
+        **_schedule(optimizer),
+    }
+
+
+def _schedule(optimizer: Optimizer) -> JSON:
+    """A schedule that ends at `min_lr_ratio` of the learning rate.
+
+    A polynomial of power 1 is a line; `linear` itself always ends at 0.
+    """
+    if optimizer.schedule == "constant":
+        return {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
+    if optimizer.schedule == "cosine":
+        least = {"min_lr_rate": optimizer.min_lr_ratio}
+        return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": least}
+    end = optimizer.min_lr_ratio * optimizer.learning_rate
+    return {
+        "lr_scheduler_type": "polynomial",
+        "lr_scheduler_kwargs": {"power": 1.0, "lr_end": end},
+    }
+
+
+def _logging(recipe: Recipe) -> JSON:
+    return {
+        "logging_strategy": "steps",
+        "logging_steps": recipe.log_steps,
+        "logging_first_step": True,
+        # Or a loss that is not a number would be shown as the mean of the others.
+        "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "no",
+        "report_to": list(recipe.report_to) or "none",
+        "run_name": f"{recipe.method}-{recipe.model}",
+        "disable_tqdm": True,
+    }
+
+
+def _saving(recipe: Recipe) -> JSON:
+    return {
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 500,
+        "save_total_limit": recipe.keep_checkpoints or None,
+        "save_only_model": False,
+        "restore_callback_states_from_checkpoint": False,
+        "push_to_hub": False,
+    }
+
+
+def _sharding(recipe: Recipe) -> JSON:
+    """The named configuration of DeepSpeed or FSDP, from trainers/launch/."""
+    if recipe.launcher in ("zero2", "zero3"):
+        return {"deepspeed": _deepspeed(recipe)}
+    if recipe.launcher == "fsdp":
+        config = _config("fsdp")
+        config["activation_checkpointing"] = recipe.gradient_checkpointing
+        # Its own form of gradient checkpointing; both at once would recompute twice.
+        return {"fsdp": True, "fsdp_config": config, "gradient_checkpointing": False}
+    return {}
+
+
+def _deepspeed(recipe: Recipe) -> JSON:
+    config = _config(recipe.launcher)
+    config["bf16"] = {"enabled": recipe.precision == "bf16"}
+    config["fp16"] = {"enabled": recipe.precision == "fp16", "initial_scale_power": 16}
+    config["gradient_clipping"] = recipe.optimizer.max_grad_norm
+    return config
+
+
+def _config(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((LAUNCH / f"{name}.json").read_text(encoding="utf-8"))
+    return config

@@ -1,0 +1,116 @@
+"""The life of a trainer's process: started with a folder, watched by its parent, its failure told.
+
+failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended this process
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BenchError, DataError, WorkerError
+from harness.trainer import CHECKPOINT, FAILURE, WATCHED
+from harness.types import Precision, Recipe
+
+
+def run(main: Callable[[Path], None]) -> None:
+    """Train in the folder that the command line names; what `python -m trainers.<method>` does."""
+    folder = Path(sys.argv[1]).absolute()
+    if os.environ.get(WATCHED):
+        _end_with_parent()
+    try:
+        main(folder)
+    except Exception as error:
+        _tell(folder, error)
+        raise
+
+
+def _end_with_parent() -> None:
+    """stdin is a pipe that nobody writes to: it closes when the command is gone."""
+
+    def wait() -> None:
+        # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
+        os.read(0, 1)
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _tell(folder: Path, error: Exception) -> None:
+    """Errors whose kind says what happened get their label here; others are read from the log."""
+    if isinstance(error, BenchError):
+        told = {"cause": _cause(error), "message": error.message, "hint": error.hint}
+        rank = os.environ.get("RANK", "0")
+        (folder / FAILURE.format(rank=rank)).write_text(json.dumps(told), encoding="utf-8")
+
+
+def _cause(error: BenchError) -> str:
+    if isinstance(error, WorkerError):
+        return error.cause
+    return "bad_data" if isinstance(error, DataError) else "usage"
+
+
+def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
+    """Train to the end, from the last checkpoint where there is one, and save `checkpoint/`.
+
+    trainer: a `transformers.Trainer`.
+    """
+    from trainers.watching import forget_steps_after, last_checkpoint
+
+    last = last_checkpoint(folder)
+    step = 0 if last is None else int(last.name.rpartition("-")[2])
+    if trainer.is_world_process_zero():
+        forget_steps_after(folder, step)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        save(model, trainer.processing_class, folder, recipe.precision, state)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save(model: Any, tokenizer: Any, folder: Path, precision: Precision, state: Any = None) -> None:
+    """Write `checkpoint/`, which is there whole or not at all, in the precision of the training.
+
+    state: the weights, where the model holds only a part of them.
+    """
+    import shutil
+
+    from trainers.loading import DTYPES
+
+    draft = folder / f".{CHECKPOINT}"
+    shutil.rmtree(draft, ignore_errors=True)
+    weights = _converted(model.state_dict() if state is None else state, DTYPES[precision])
+    model.save_pretrained(draft, state_dict=weights)
+    tokenizer.save_pretrained(draft)
+    _state_dtype(draft / "config.json", precision)
+    draft.rename(folder / CHECKPOINT)
+
+
+def _converted(state: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """Tied weights stay one tensor, or they would be written twice."""
+    seen: dict[int, Any] = {}
+    converted = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            key = tensor.data_ptr()
+            seen.setdefault(key, tensor.to(dtype))
+            converted[name] = seen[key]
+        else:
+            converted[name] = tensor
+    return converted
+
+
+def _state_dtype(config: Path, precision: Precision) -> None:
+    """The configuration says what the weights are in; adapters have none."""
+    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    if config.exists():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values["dtype"] = names[precision]
+        values["use_cache"] = True
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,141 @@
+"""What a training tells while it runs: measures of its steps, checkpoints, and its end.
+
+The measures are named alike whatever trainer wrote them, and the learning rate is the one that the
+step was taken with. transformers reads it after the step, when DeepSpeed, which moves its schedule
+within the step, has the next one already: the curves of ZeRO then look one step ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from harness.trainer import CHECKPOINTS, STEPS, write_step
+
+NAMES = {"mean_token_accuracy": "token_accuracy"}
+# Sums over the whole run, which transformers logs at the end.
+_TOTALS = ("train_", "total_flos", "epoch", "num_tokens", "eval_")
+
+MOST_SKIPPED = 20
+"""Steps in a row whose gradients overflowed after which nothing more will be learnt."""
+
+
+class NotFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite: every later step would train on it."""
+
+
+class LossScaleUnderflowError(ArithmeticError):
+    """fp16: no scale is left at which gradients neither overflow nor vanish."""
+
+
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """Writes steps.jsonl and marks whole checkpoints; stops a training that is lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.learning_rate = 0.0
+        self.tokens = 0.0
+        self.skipped = self.skipped_in_a_row = 0
+        self.began = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        self.learning_rate = float(parts["lr_scheduler"].get_last_lr()[0])
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        if not getattr(parts["optimizer"], "step_was_skipped", False):
+            self.skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise LossScaleUnderflowError(
+                f"the gradients of {MOST_SKIPPED} steps in a row overflowed in fp16 "
+                f"(step {state.global_step})"
+            )
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **parts: Any
+    ) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise NotFiniteLossError(f"the loss is {logs['loss']} at step {state.global_step}")
+        if state.is_world_process_zero:
+            measures = {**measures_of(logs), **self._of_machine(logs)}
+            write_step(self.folder, state.global_step, measures, float(state.epoch or 0.0))
+
+    def _of_machine(self, logs: dict[str, Any]) -> dict[str, float]:
+        now = time.monotonic()
+        seconds, self.began = now - self.began, now
+        found = {
+            "learning_rate": self.learning_rate,
+            "memory_bytes": float(peak_memory_bytes()),
+            "skipped_steps": float(self.skipped),
+        }
+        if "num_tokens" in logs:
+            found["tokens_per_second"] = (logs["num_tokens"] - self.tokens) / max(seconds, 1e-9)
+            self.tokens = logs["num_tokens"]
+        return found
+
+    def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        mark_whole(self.folder, state.global_step, args.process_index, args.world_size)
+
+
+def measures_of(logs: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers of a log, under our names, without totals of the run."""
+    return {
+        NAMES.get(name, name): float(value)
+        for name, value in logs.items()
+        if isinstance(value, int | float) and math.isfinite(value) and not name.startswith(_TOTALS)
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that was allocated: on the GPU where one is used, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def mark_whole(folder: Path, step: int, process: int, processes: int) -> None:
+    """Say that this process has written all of its part of a checkpoint."""
+    place = folder / CHECKPOINTS / f"checkpoint-{step}"
+    (place / f"whole-{process}-of-{processes}").touch()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that every process wrote to its end."""
+    found = {
+        int(path.name.rpartition("-")[2]): path
+        for path in (folder / CHECKPOINTS).glob("checkpoint-*")
+        if is_whole(path)
+    }
+    return found[max(found)] if found else None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    marks = [path.name for path in checkpoint.glob("whole-*-of-*")]
+    return bool(marks) and len(marks) == int(marks[0].rpartition("-")[2])
+
+
+def forget_steps_after(folder: Path, step: int) -> None:
+    """Leave out what a killed training measured after the checkpoint from which it goes on."""
+    path = folder / STEPS
+    kept = []
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        for line in file:
+            # The last line may be torn.
+            with contextlib.suppress(ValueError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+        draft = path.with_name(f".{path.name}")
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(path)
