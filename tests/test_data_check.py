@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.data_check import Report, check
 from harness.errors import DataError, UsageError
 from harness.registry import tasks
-from harness.data_check import Report, check
 from harness.types import JSON, Dataset
 
 

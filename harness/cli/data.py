@@ -12,8 +12,8 @@ from harness.cli.options import AsJSON, DataRoot, Home
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.rejection import Filtered
     from harness.data_check import Report, TaskOverlap
+    from harness.rejection import Filtered
 
 Config = Annotated[str, typer.Option(help="Config of the dataset.")]
 Split = Annotated[str, typer.Option(help="Split of the dataset.")]
@@ -41,7 +41,7 @@ def check(
 ) -> None:
     """Duplicates, empty answers, lengths, questions of benchmarks. Exit status 1 where something
     is wrong."""
-    from harness import registry, data_check
+    from harness import data_check, registry
     from harness.types import Dataset, to_json
 
     report = data_check.check(
