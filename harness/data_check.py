@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import overlap
 from harness.datasets import load
 from harness.errors import DataError, UsageError, did_you_mean
-from harness.questions import questions
+from harness.overlap import Overlap, overlaps
 from harness.task import Row, Task
-from harness.types import Dataset, Prompt
+from harness.types import Dataset
 
 PROMPTS = ("prompt", "instruction", "question", "problem", "query")
 ANSWERS = ("completion", "response", "answer", "solution", "output", "chosen")
@@ -43,13 +42,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOverlap:
-    """Questions of a task that stand in the examples. first: question id and the first row."""
+    """Questions of a task that stand in the examples: exact whole, ngram by 13 words in a row (the
+    whole ones too). first: question id and the first row that holds it."""
 
     task: str
-    questions: int
     exact: int
     ngram: int
-    rows: int
     first: tuple[tuple[str, int], ...]
 
 
@@ -95,7 +93,7 @@ def check(
             "prompt": _quantiles([len(one.prompt.split()) for one in examples]),
             "answer": _quantiles([len(one.answer.split()) for one in examples]),
         },
-        overlaps=tuple(_overlap(examples, task, data_root) for task in tasks),
+        overlaps=_overlaps(examples, tasks, data_root),
     )
 
 
@@ -186,27 +184,15 @@ def _quantiles(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(ordered[round(q * (len(ordered) - 1))] for q in QUANTILES)
 
 
-def _overlap(examples: Sequence[Example], task: Task, data_root: Path | None) -> TaskOverlap:
-    asked = questions(task, data_root=data_root, shots=0 if task.fewshot else None).samples
-    known = overlap.Questions({sample.id: _plain(sample.input) for sample in asked})
-    exact: dict[str, int] = {}
-    ngram: dict[str, int] = {}
-    rows = 0
-    for number, one in enumerate(examples, 1):
-        found = known.within(f"{one.prompt}\n{one.answer}")
-        rows += bool(found.ngram)
-        for names, of_kind in ((found.exact, exact), (found.ngram, ngram)):
-            for name in names:
-                of_kind.setdefault(name, number)
-    return TaskOverlap(
-        task=task.id,
-        questions=len(asked),
-        exact=len(exact),
-        ngram=len(ngram),
-        rows=rows,
-        first=tuple((exact or ngram).items())[:SOME],
-    )
+def _overlaps(
+    examples: Sequence[Example], tasks: Sequence[Task], data_root: Path | None
+) -> tuple[TaskOverlap, ...]:
+    texts = [(one.prompt, one.answer) for one in examples]
+    found = overlaps(tasks, texts, data_root=data_root) if tasks else []
+    return tuple(_of_task(task.id, [one for one in found if one.task == task.id]) for task in tasks)
 
 
-def _plain(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+def _of_task(task: str, found: Sequence[Overlap]) -> TaskOverlap:
+    exact = [one for one in found if one.kind == "exact"]
+    first = tuple((one.sample_id, one.example + 1) for one in (exact or found)[:SOME])
+    return TaskOverlap(task=task, exact=len(exact), ngram=len(found), first=first)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from harness import footprint, models, runs
-from harness.datasets import load
 from harness.errors import DataError, UsageError, did_you_mean
 from harness.footprint import Memory, Shape
-from harness.types import JSON, Dataset, Lora, ModelSpec, Recipe, Run, recipe_from_json
+from harness.recipes import Asked
+from harness.training_data import resolve
+from harness.types import JSON, Lora, ModelSpec, Recipe, Run, recipe_from_json
 
 USUAL_EFFICIENCY = 0.3
 """Share of a GPU's peak that training reaches, fitted on the runs in benchmarks.estimate_error."""
@@ -237,61 +237,23 @@ def _scaled(hidden: int, source: str) -> Shape:
 
 
 def workload(
-    data: Any, examples: int | None, tokens: float | None, data_root: Path | None
+    asked: Asked, examples: int | None, tokens: float | None, data_root: Path | None
 ) -> Workload:
-    """How much is learnt: as given, else counted in the recipe's sources.
-
-    data: the recipe's section `data`. Tokens are taken to be a quarter of the characters.
-    Raises DataError where a source is not to be had, UsageError where there is none.
-    """
+    """How much is learnt: as given, else counted in the recipe's data, where a token is taken to be
+    four characters. Raises DataError where the data is not to be had."""
     if examples is not None and tokens is not None:
         return Workload(examples=examples, tokens=tokens, source="examples and tokens as given")
-    sources = () if data is None else data.all_sources()
-    if not sources:
-        raise UsageError(
-            "the recipe names no data to count", "give `--examples N --tokens T` (mean tokens)"
-        )
-    counts, lengths = [], []
-    for source in sources:
-        rows = _rows(source, data_root)
-        counts.append(_taken(len(rows), source.take))
-        lengths.append(statistics.fmean(_characters(row) for row in rows[:_MEASURED]))
-    counted = sum(counts)
-    mean = sum(n * length for n, length in zip(counts, lengths, strict=True)) / counted / 4
-    return Workload(
-        examples=examples or counted,
-        tokens=tokens or mean,
-        source=f"{examples or counted:,} examples of {tokens or mean:.0f} tokens (characters / 4)",
-    )
-
-
-_MEASURED = 1_000
-
-
-def _rows(source: Any, data_root: Path | None) -> list[JSON]:
-    dataset = Dataset(
-        path=source.path, config=source.config, split=source.split, revision=source.revision
-    )
     try:
-        return load(dataset, data_root=data_root).rows
+        found = resolve(asked, data_root).examples
     except DataError as error:
-        hint = "or give `--examples N --tokens T` (mean tokens)"
-        raise DataError(error.message, f"{error.hint}; {hint}") from None
-
-
-def _taken(rows: int, take: float | None) -> int:
-    if take is None:
-        return rows
-    return min(rows, take) if isinstance(take, int) else round(rows * take)
-
-
-def _characters(value: object) -> int:
-    """Of all texts in a row, however deep."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
+        hint = "give `--examples N --tokens T` (mean tokens)"
+        raise DataError(error.message, f"{error.hint}; or {hint}") from None
+    mean = statistics.fmean(len(one.question) + len(one.answers) for one in found) / 4
+    return Workload(
+        examples=examples or len(found),
+        tokens=tokens or mean,
+        source=f"{examples or len(found):,} examples of about {tokens or mean:.0f} tokens",
+    )
 
 
 def calibrated(home: Path, cards: Gpus) -> Speed:

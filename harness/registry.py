@@ -1,4 +1,4 @@
-"""Looks tasks up by name: those of the package `tasks`, its groups, those of plugins, of files.
+"""Looks tasks and trainers up by name: those of the packages, groups, those of plugins, of files.
 
 A plugin is a distribution with an entry point in the group `tunebench.tasks` that loads to a tuple
 of tasks. A name that ends in `.py` is the path of a file with such a tuple, called TASKS. Nothing
@@ -19,6 +19,7 @@ from typing import Any
 from harness.errors import UsageError, did_you_mean
 from harness.lm_eval_task import PREFIX, lm_eval_task
 from harness.task import Task
+from harness.trainer import Trainer
 
 PLUGINS = "tunebench.tasks"
 FILE = ".py"
@@ -134,6 +135,29 @@ def _in_file(path: str) -> tuple[Task, ...]:
         raise UsageError(f"`{path}` has no tuple of tasks called TASKS", "add `TASKS = (task,)`")
     _by_id((*_everything().values(), *found))
     return tuple(found)
+
+
+def trainer(name: str) -> Trainer:
+    """The training method of that name. Raises UsageError for one that there is not."""
+    if name not in _trainer_modules():
+        hint = did_you_mean(name, _trainer_modules(), "`bench trainers list` shows what there is")
+        raise UsageError(f"unknown training method `{name}`", hint)
+    found: Trainer = importlib.import_module(f"trainers.{name}").TRAINER
+    return found
+
+
+def trainers() -> tuple[Trainer, ...]:
+    """Every training method, by name."""
+    return tuple(trainer(name) for name in _trainer_modules())
+
+
+@functools.cache
+def _trainer_modules() -> tuple[str, ...]:
+    """Modules of `trainers` that hold a method, known by their text: some of the others import
+    torch, which the command line must not."""
+    folders = importlib.import_module("trainers").__path__
+    files = (file for folder in folders for file in Path(folder).glob("*.py"))
+    return tuple(sorted(f.stem for f in files if "\nTRAINER = " in f.read_text(encoding="utf-8")))
 
 
 def _only_task(path: str) -> Task:

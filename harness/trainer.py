@@ -9,6 +9,7 @@ process alike, and is known by files alone:
     steps.jsonl    out: {"step", "epoch", "metric", "value"}, a line for each logged measure
     checkpoint/    out: the trained model with its tokenizer (or adapter), complete when it is there
     checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
+    outcome.json   out: {"weights_changed": true, false or null where it cannot be told}
     failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
 Importing such a module loads nothing heavy: torch and TRL are imported inside `main`.
@@ -30,6 +31,7 @@ TRAIN = "train.jsonl"
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint"
 CHECKPOINTS = "checkpoints"
+OUTCOME = "outcome.json"
 FAILURE = "failure-{rank}.json"
 
 # Set in the environment of a trainer whose stdin closes when the command that started it is gone.

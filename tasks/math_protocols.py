@@ -30,6 +30,8 @@ from harness.datasets import text
 from harness.errors import DataError
 from harness.scorers.strict import STRICT
 from harness.task import FewShot, Row, Scorer, Task
+from harness.templates import ALPACA as ALPACA_TEMPLATE
+from harness.templates import R1_ZERO as R1_ZERO_TEMPLATE
 from harness.types import Message, Prompt, Sample, SamplingParams
 
 ASFT_STOPS = (
@@ -106,22 +108,7 @@ def qwen_prompt(problem: str) -> tuple[Message, ...]:
 
 
 def alpaca_prompt(problem: str) -> str:
-    return (
-        "Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request.\n\n"
-        f"### Instruction:\n{problem.strip()}\n\n### Response:\n"
-    )
-
-
-def r1_zero_prompt(problem: str) -> str:
-    return (
-        "A conversation between User and Assistant. The User asks a question, and the Assistant "
-        "solves it. The Assistant first thinks about the reasoning process in the mind and then "
-        "provides the User with the answer. The reasoning process is enclosed within <think> "
-        "</think> and answer is enclosed within <answer> </answer> tags, respectively, i.e., "
-        "<think> reasoning process here </think> <answer> answer here </answer>.\n"
-        f"User: {problem}\nAssistant: <think>"
-    )
+    return ALPACA_TEMPLATE.prompt(problem) + "\n"
 
 
 def minerva_prompt(problem: str) -> str:
@@ -201,7 +188,7 @@ R1_ZERO = Protocol(
     variant="r1_zero",
     title="think and answer tags",
     source="CS336 assignment 5, r1_zero",
-    prompt=r1_zero_prompt,
+    prompt=R1_ZERO_TEMPLATE.prompt,
     scorers=(scorers.R1_ZERO, scorers.R1_ZERO_FORMAT, scorers.R1_ZERO_STRICT),
     sampling=SamplingParams(
         temperature=1.0, max_tokens=1024, stop=("</answer>",), include_stop=True

@@ -27,7 +27,6 @@ LAYERS = {
         "stats",
         "sample_size",
         "footprint",
-        "overlap",
         "judges",
         "logistic",
         "alpaca_eval",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BenchError, DataError, WorkerError
-from harness.trainer import CHECKPOINT, FAILURE, WATCHED
+from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, WATCHED
 from harness.types import Precision, Recipe
 
 
@@ -70,11 +70,11 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        save(model, trainer.processing_class, folder, recipe.precision, state)
+        save(model, trainer.processing_class, folder, recipe, state)
     trainer.accelerator.wait_for_everyone()
 
 
-def save(model: Any, tokenizer: Any, folder: Path, precision: Precision, state: Any = None) -> None:
+def save(model: Any, tokenizer: Any, folder: Path, recipe: Recipe, state: Any = None) -> None:
     """Write `checkpoint/`, which is there whole or not at all, in the precision of the training.
 
     state: the weights, where the model holds only a part of them.
@@ -82,13 +82,18 @@ def save(model: Any, tokenizer: Any, folder: Path, precision: Precision, state: 
     import shutil
 
     from trainers.loading import DTYPES
+    from trainers.outcome import weights_changed
 
     draft = folder / f".{CHECKPOINT}"
     shutil.rmtree(draft, ignore_errors=True)
-    weights = _converted(model.state_dict() if state is None else state, DTYPES[precision])
+    dtype = DTYPES[recipe.precision]
+    weights = _converted(model.state_dict() if state is None else state, dtype)
     model.save_pretrained(draft, state_dict=weights)
     tokenizer.save_pretrained(draft)
-    _state_dtype(draft / "config.json", precision)
+    _state_dtype(draft / "config.json", recipe.precision)
+    changed = {"weights_changed": weights_changed(draft, recipe)}
+    (folder / OUTCOME).write_text(json.dumps(changed) + "\n", encoding="utf-8")
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # of a run that was killed right here
     draft.rename(folder / CHECKPOINT)
 
 

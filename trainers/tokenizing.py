@@ -8,7 +8,6 @@ that the template does not write itself to the end of what it puts behind the tu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,4 +151,5 @@ def _within(offset: Span, spans: Sequence[Span]) -> bool:
 
 
 def _shared(prefix: str, text: str) -> int:
-    return len(os.path.commonprefix([prefix, text]))
+    pairs = enumerate(zip(prefix, text, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(prefix), len(text)))

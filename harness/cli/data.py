@@ -66,14 +66,14 @@ def _show(report: Report) -> None:
     quantiles = ["words", "least", "5 %", "median", "95 %", "most"]
     print("\n" + output.render(quantiles, [[name, *some] for name, some in report.lengths.items()]))
     if report.overlaps:
-        columns = ["task", "questions", "whole in the data", "13 words in it", "rows", "first"]
+        columns = ["task", "whole in the data", "13 words in it", "first"]
         print("\n" + output.render(columns, [_overlap_row(one) for one in report.overlaps]))
     output.say("nothing is wrong" if report.sound else "something is wrong: see the rows named")
 
 
 def _overlap_row(one: TaskOverlap) -> list[object]:
     first = ", ".join(f"{name} (row {row})" for name, row in one.first)
-    return [one.task, one.questions, one.exact, one.ngram, one.rows, first]
+    return [one.task, one.exact, one.ngram, first]
 
 
 @data_app.command("filter")

@@ -48,7 +48,7 @@ def estimate(
     resolved = asked.resolved(spec)
     cards = estimating.gpus(gpu)
     shape = estimating.shape(spec, place)
-    work = estimating.workload(asked.shape.data, examples, tokens, data_root)
+    work = estimating.workload(asked, examples, tokens, data_root)
     found = [
         estimating.estimate(resolved, shape, work, one, estimating.calibrated(place, one))
         for one in cards
