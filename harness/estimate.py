@@ -95,8 +95,9 @@ def _gpus(wanted: str) -> Gpus:
     found = folded.get(name.casefold()) or (short[0] if len(short) == 1 else None)
     if found is None or count < 1:
         beside = [full for full in known if full.split("-")[0] in name.upper().split("-")]
-        otherwise = f"known are: {', '.join(beside or known)}"
-        raise UsageError(f"unknown GPU `{wanted}`", did_you_mean(name, beside, otherwise))
+        near = "" if short else did_you_mean(name, beside)
+        hint = near or f"known are: {', '.join(beside or known)}"
+        raise UsageError(f"unknown GPU `{wanted}`", hint)
     return Gpus(name=found, count=count, **known[found])
 
 
@@ -265,7 +266,7 @@ def calibrated(home: Path, cards: Gpus) -> Speed:
         if shares:
             source = f"{len(shares)} training run(s) {what} in the history"
             return Speed(efficiency=statistics.median(shares), source=source)
-    source = "the reference runs (docs/estimates.md has the error), no run in the history tells"
+    source = "the reference runs, since the history has no training on a known GPU"
     return Speed(efficiency=USUAL_EFFICIENCY, source=source)
 
 

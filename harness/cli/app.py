@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from harness.cli import data, doctor, evaluate, history, models, power, score, tasks
+from harness.cli import data, doctor, estimate, evaluate, history, models, power, score, tasks
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("compare")(history.compare)
+app.command("estimate")(estimate.estimate)
 app.command("power")(power.power)
 app.command("leaderboard")(history.leaderboard)
 app.command("sql")(history.sql)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.estimate import Estimate
     from harness.types import JSON
 
-_ERROR = "times are right within a factor of about 1.6, at worst 2.6 (benchmarks/results)"
+_ERROR = "times are right within a factor of about 1.6, at worst 2.6 (docs/estimates.md)"
 
 
 def estimate(
@@ -102,4 +102,5 @@ def _say(found: Sequence[Estimate]) -> None:
         if one.hours is None:
             output.say(f"{name}: sampling takes most of the time, which is not estimated")
         else:
-            output.say(f"{name}: speed from {one.speed.source}; {_ERROR}")
+            output.say(f"{name}: speed from {one.speed.source}")
+    output.say(_ERROR)
