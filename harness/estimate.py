@@ -279,7 +279,7 @@ def _reached(home: Path, run: Run) -> Iterator[tuple[str, float]]:
     if name is None or not speeds:
         return
     try:
-        recipe = recipe_from_json(run.recipe)
+        recipe = recipe_from_json(run.recipe["resolved"])
         config = json.loads((Path(recipe.model_path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, TypeError, KeyError):
         # A recipe of another version, or a model that is gone: nothing to be learnt from it.

@@ -60,7 +60,7 @@ class Options:
 
 
 def evaluate(
-    models: str | Sequence[str],
+    models: str | Sequence[str] | Sequence[ModelSpec],
     tasks: str | Sequence[str] | Sequence[Task],
     options: Options | None = None,
     *,
@@ -69,7 +69,7 @@ def evaluate(
 ) -> list[Run]:
     """Evaluate every model on every task; one run for each pair, in that order.
 
-    tasks: names, groups and files, or tasks as they are.
+    models, tasks: names, groups and files, or models and tasks as they are.
     changes: fields of `Options`, as in `evaluate("Tiny", "arithmetic", limit=20)`. A run that was
     interrupted goes on where it stopped, and one that is done already is returned as it is, unless
     `fresh`. A run that fails does not stop the others: look at its `status` and `cause`.
@@ -124,14 +124,14 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
 
 @contextmanager
 def planned(
-    models: str | Sequence[str],
+    models: str | Sequence[str] | Sequence[ModelSpec],
     tasks: str | Sequence[str] | Sequence[Task],
     options: Options,
 ) -> Iterator[tuple[list[ModelSpec], list[Plan]]]:
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
     home = runs.home_folder(options.home)
-    specs = [resolve(spec) for spec in find_models(_comma(models), home)]
+    specs = [resolve(spec) for spec in _models(models, home)]
     for spec in specs:
         engine_settings(spec, options)
     chosen = [_asked_task(task, options) for task in _tasks(tasks)]
@@ -160,16 +160,20 @@ def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
     return name, parse_settings(name, dict(options.settings))
 
 
+def _models(wanted: str | Sequence[str] | Sequence[ModelSpec], home: Path) -> list[ModelSpec]:
+    if isinstance(wanted, str):
+        return find_models(wanted, home)
+    given = [one for one in wanted if isinstance(one, ModelSpec)]
+    named = [one for one in wanted if isinstance(one, str)]
+    return [*given, *(find_models(",".join(named), home) if named else [])]
+
+
 def _tasks(wanted: str | Sequence[str] | Sequence[Task]) -> tuple[Task, ...]:
     if isinstance(wanted, str):
         return find_tasks(wanted)
     given = tuple(one for one in wanted if isinstance(one, Task))
     named = [one for one in wanted if isinstance(one, str)]
     return (*given, *(find_tasks(",".join(named)) if named else ()))
-
-
-def _comma(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else ",".join(names)
 
 
 def _asked_task(task: Task, options: Options) -> Task:

@@ -38,8 +38,7 @@ def _gained(found: Sequence[Comparison]) -> str:
 
 
 def _moved(one: Comparison) -> str:
-    name = f"{one.task}:{one.variant}" if one.variant else one.task
-    return f"{name} ({one.delta * 100:+.1f} points, {one.n:,} questions)"
+    return f"{one.name} ({one.delta * 100:+.1f} points, {one.n:,} questions)"
 
 
 def _kept(outside: Sequence[Forgetting], *, known: bool) -> str:

@@ -131,7 +131,12 @@ def test_runs_in_the_history_calibrate_the_speed(tmp_path: Path) -> None:
     assert calibrated(tmp_path, cards).efficiency == USUAL_EFFICIENCY
     asked = recipe(model_path=str(shipped("harness/tiny/base")))
     tiny = shape(ModelSpec(name="Tiny/base", path=asked.model_path), tmp_path)
-    fields = {"kind": "train", "device": "NVIDIA A40", "gpus": 1, "recipe": to_json(asked)}
+    fields = {
+        "kind": "train",
+        "device": "NVIDIA A40",
+        "gpus": 1,
+        "recipe": {"resolved": to_json(asked)},
+    }
     run = finished_run(tmp_path, "t1", **fields)
     half = 0.5 * 149.7e12 / operations_per_token(asked, tiny)
     lines = [

@@ -268,7 +268,7 @@ def _comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list
     columns += ["both right", "lost", "won", "both wrong", "verdict"]
     return columns, [
         [
-            f"{one.task}:{one.variant}" if one.variant else one.task,
+            one.name,
             *(one.metric, one.n, round(one.base, 4), round(one.tuned, 4)),
             *(f"{one.delta:+.4f}", f"{one.ci_low:+.4f} to {one.ci_high:+.4f}"),
             *(f"{one.p:.2g}", f"{one.p_holm:.2g}"),
