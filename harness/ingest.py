@@ -18,6 +18,7 @@ import duckdb
 
 from harness import runs
 from harness.errors import StoreError
+from harness.trainer import OVERLAP, STEPS
 from harness.types import JSON, Run
 
 Connection = duckdb.DuckDBPyConnection
@@ -63,10 +64,19 @@ _MEASURE_COLUMNS = {
 }
 _STEP_COLUMNS = {"step": "BIGINT", "epoch": "DOUBLE", "metric": "VARCHAR", "value": "DOUBLE"}
 
-TABLES_OF_RUNS = ("runs", "measures", "samples", "grades", "steps", "trials", "ingested")
+_OVERLAP_COLUMNS = {
+    "task": "VARCHAR",
+    "sample_id": "VARCHAR",
+    "kind": "VARCHAR",
+    "share": "DOUBLE",
+    "example": "BIGINT",
+}
+
+TABLES_OF_RUNS = (
+    *("runs", "measures", "samples", "grades", "steps", "trials", "overlaps", "ingested"),
+)
 
 GRADES = "grades.parquet"
-STEPS = "steps.jsonl"
 
 # One thread and small row groups: 14,000 samples need about 130 MB this way, 200 MB otherwise,
 # and are written no slower.
@@ -308,3 +318,7 @@ def _insert_files(db: Connection, folder: Path) -> None:
         db.execute(
             f"INSERT INTO steps SELECT {run_id}, {names} FROM {source} WHERE metric IS NOT NULL"
         )
+    if (folder / OVERLAP).exists():
+        source = _read_json(folder / OVERLAP, _OVERLAP_COLUMNS, "newline_delimited")
+        names = ", ".join(_OVERLAP_COLUMNS)
+        db.execute(f"INSERT INTO overlaps SELECT {run_id}, {names} FROM {source}")

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +29,20 @@ sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
+_TIMEOUT = "collective_timeout"
+
 # What a log says about an exception, most telling first: pattern → cause label.
 _CAUSES = (
+    (r"NotFiniteLossError", "nan_loss"),
+    (r"LossScaleUnderflowError|loss scale already at minimum", "loss_scale_underflow"),
     (r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError", "out_of_memory"),
     (r"No space left on device|Disk quota exceeded", "disk_full"),
     (r"ModuleNotFoundError|ImportError", "import_error"),
     (r"Expected all tensors to be on the same device", "device_mismatch"),
+    (r"collective operation timeout|[Tt]imed out (waiting|after)|[Ww]ait timeout", _TIMEOUT),
+    (r"Signal 9 \(SIGKILL\)|exitcode\s*: -9", "killed"),
 )
+_EXCEPTION = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +55,20 @@ class Ending:
 
 
 def start(
-    module: str, arguments: Sequence[str], *, log: Path, python: str = "", hold: Sequence[int] = ()
+    module: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    python: str = "",
+    hold: Sequence[int] = (),
+    talks: bool = True,
+    variables: Mapping[str, str | None] | None = None,
 ) -> subprocess.Popen[str]:
     """Run `python -m module arguments…` in a session of its own, by default with this interpreter.
 
-    stdout is a pipe of lines, stderr goes to the end of `log`. The child must end when its stdin
-    closes, so that it never outlives a parent that was killed. hold: descriptors it inherits.
+    stdout is a pipe of lines, stderr goes to the end of `log`; of a child that does not talk both
+    go there. The child must end when its stdin closes, so that it never outlives a parent that was
+    killed. hold: descriptors it inherits. variables: of the environment, None takes one away.
     """
     environment = dict(os.environ)
     if python:
@@ -67,12 +82,16 @@ def start(
     # OpenMP threads that spin while they wait starve each other as soon as anything else runs on
     # the machine: twenty times slower was seen with two busy neighbours, and no loss alone.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given = variables or {}
+    environment |= {name: value for name, value in given.items() if value is not None}
+    for name in [name for name, value in given.items() if value is None]:
+        environment.pop(name, None)
     try:
         with log.open("ab") as stderr:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if talks else stderr,
                 stderr=stderr,
                 text=True,
                 encoding="utf-8",
@@ -122,11 +141,18 @@ def explain(status: int, log: Path) -> Ending:
         name = signal.Signals(-status).name
         by = " (the kernel does so when memory runs out)" if name == "SIGKILL" else ""
         return Ending(status=status, cause="killed", message=f"it was killed by {name}{by}")
-    text = last_lines(log, 100)
+    text = last_lines(log, 400)
     cause = next((label for pattern, label in _CAUSES if re.search(pattern, text)), "worker_error")
-    said = [line for line in text.splitlines() if line.strip()]
-    message = said[-1].strip() if said else "it said nothing"
+    message = _message(text)
     return Ending(status=status, cause=cause, message=f"exit status {status}: {message}")
+
+
+def _message(text: str) -> str:
+    """The last exception of a log; a launcher writes its own summary behind it."""
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [found[1] for line in said if (found := _EXCEPTION.match(line))]
+    told = [line for line in raised if "ChildFailedError" not in line]
+    return told[-1] if told else said[-1] if said else "it said nothing"
 
 
 def last_lines(path: Path, n: int, most_bytes: int = 64_000) -> str:

@@ -29,6 +29,7 @@ SUFFIX = ".yaml"
 Take = Annotated[float, Field(gt=0)]
 
 _FORBID = ConfigDict(extra="forbid", frozen=True)
+_GUIDE = "docs/trainers.md shows a recipe"
 # Fields of `Recipe` that are looked up rather than written.
 _LOOKED_UP = {"model_path", "model_revision", "trust_remote_code", "template"}
 
@@ -82,7 +83,9 @@ class Data(BaseModel):
 
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
-    judged on. allow_fp16: train all weights in fp16 all the same."""
+    judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
+    all weights in fp16 all the same. main_process_ip, _port and machine_rank: where several
+    machines meet, unless the environment says it (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 
@@ -90,7 +93,11 @@ class Shape(BaseModel):
     source: str = ""
     data: Data | None = None
     tasks: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     allow_fp16: bool = False
+    main_process_ip: str | None = None
+    main_process_port: int | None = None
+    machine_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +202,8 @@ def _set(held: Any, path: Sequence[str], value: Any) -> None:
 @functools.cache
 def shape_of(trainer: Trainer) -> type[Shape]:
     """The keys that a recipe of this method may have."""
-    optional_lora = (mirrored(Lora) | None, None)
-    params = mirrored(trainer.params)
+    lora: Any = mirrored(Lora) | None
+    params: Any = mirrored(trainer.params)
     needed = any(field.is_required() for field in params.model_fields.values())
     fields: dict[str, Any] = _fields(Recipe, _LOOKED_UP | {"optimizer", "lora", "params"})
     return create_model(
@@ -204,12 +211,11 @@ def shape_of(trainer: Trainer) -> type[Shape]:
         __base__=Shape,
         **fields,
         optimizer=(mirrored(Optimizer), ...),
-        lora=optional_lora,
+        lora=(lora, None),
         params=(params, ... if needed else params()),
     )
 
 
-@functools.cache
 def mirrored(value: type[Any]) -> type[BaseModel]:
     """A checking model with the fields, types and defaults of a dataclass."""
     return create_model(value.__name__, __config__=_FORBID, **_fields(value, set()))

@@ -153,14 +153,19 @@ def earlier(home: Path, run: Run) -> Iterator[Run]:
 
 
 def create(home: Path, run: Run, requests: Path, sidecars: Mapping[str, Path] | None = None) -> int:
-    """A new run folder around a finished plan; returns its lock. The manifest is written last,
-    so that nobody sees a run that is neither held nor finished. sidecars: further files by name."""
+    """A new run folder around a finished plan; returns its lock. sidecars: more files by name."""
+    return create_with(home, run, {REQUESTS: requests, **(sidecars or {})})
+
+
+def create_with(home: Path, run: Run, files: Mapping[str, Path]) -> int:
+    """A new run folder with copies of files by name; returns its lock. The manifest is written
+    last, so that nobody sees a run that is neither held nor finished."""
     folder = folder_of(home, run.run_id)
     with writing(folder):
         folder.mkdir(parents=True)
         held = lock(folder)
         assert held is not None, "a new folder has no other holder"
-        for name, path in {REQUESTS: requests, **(sidecars or {})}.items():
+        for name, path in files.items():
             shutil.copyfile(path, folder / name)
     write_manifest(home, run)
     return held

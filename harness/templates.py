@@ -65,7 +65,7 @@ TEMPLATES = {template.name: template for template in (ALPACA, R1_ZERO, QUESTION_
 
 
 def own(prompt: str, completion: str) -> Template:
-    """A template written in a recipe: text with `{prompt}`, and text with `{completion}` at its end.
+    """A template written in a recipe: text with `{prompt}`, and text that ends in `{completion}`.
 
     >>> own("Q: {prompt}\\nA:", " {completion}").prompt("1+1?")
     'Q: 1+1?\\nA:'

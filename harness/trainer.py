@@ -9,6 +9,7 @@ process alike, and is known by files alone:
     steps.jsonl    out: {"step", "epoch", "metric", "value"}, a line for each logged measure
     checkpoint/    out: the trained model with its tokenizer (or adapter), complete when it is there
     checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
+    check.json     in: what `trainers.checking` counted before
     outcome.json   out: {"weights_changed": true, false or null where it cannot be told}
     failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
@@ -31,6 +32,8 @@ TRAIN = "train.jsonl"
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint"
 CHECKPOINTS = "checkpoints"
+OVERLAP = "overlap.jsonl"
+CHECK = "check.json"
 OUTCOME = "outcome.json"
 FAILURE = "failure-{rank}.json"
 

@@ -136,6 +136,43 @@ def _require(column: str, row: Row) -> None:
         raise DataError(f"there is no column `{column}`", f"the columns are: {', '.join(row)}")
 
 
+def template_mismatch(asked: Asked, task: Task, data_root: Path | None) -> str:
+    """How a task asks otherwise than the training did, '' where both put the same around a
+    question. A chat template around either is a difference, unless it is around both."""
+    template = _template(asked.shape.data)
+    if asked.trainer.data == "problems" and asked.shape.data.template is None:
+        return ""
+    prompts = _prompts(task, data_root)
+    text = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if template is None:
+        return "plain text, where training has the chat template (`--chat`)" if text else ""
+    if not text:
+        return f"messages, where training has the template `{template.name}`"
+    if not all(prompt.startswith(template.before) for prompt in text):
+        return f"prompts begin with {text[0][:40]!r}, training ones with {template.before[:40]!r}"
+    if not all(prompt.endswith(template.after) for prompt in text):
+        return f"prompts end with {text[0][-20:]!r}, training ones with {template.after[-20:]!r}"
+    bare = not template.before and not template.after
+    if bare and any(len(part.strip()) > 1 for part in _framing(text)):
+        return f"prompts have a text around the question, as {text[0][:40]!r}"
+    return ""
+
+
+def _prompts(task: Task, data_root: Path | None, most: int = 50) -> list[Any]:
+    rows = datasets.load(task.dataset, task.columns, data_root=data_root).rows[:most]
+    samples = [task.to_sample(row, index) for index, row in enumerate(rows)]
+    return [render(task, sample, (), chat=False).prompt for sample in samples]
+
+
+def _framing(texts: list[str]) -> tuple[str, str]:
+    """What all texts begin and end with."""
+    shortest = min(map(len, texts))
+    before = next((i for i in range(shortest) if len({t[i] for t in texts}) > 1), shortest)
+    backwards = [text[::-1] for text in texts]
+    after = next((i for i in range(shortest) if len({t[i] for t in backwards}) > 1), 0)
+    return texts[0][:before], texts[0][len(texts[0]) - after :]
+
+
 def _form(asked: Asked, data: Data, columns: Mapping[str, str], loaded: Loaded) -> Form:
     kind = asked.trainer.data
     known = {"demonstrations": {"prompt", "completion", "messages", "system"}}

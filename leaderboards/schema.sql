@@ -105,6 +105,15 @@ CREATE TABLE steps (
     value DOUBLE
 );
 
+CREATE TABLE overlaps (
+    run_id VARCHAR NOT NULL,        -- a training run
+    task VARCHAR,                   -- benchmark that the model will be judged on, with variant
+    sample_id VARCHAR,              -- its question that stands in the training data
+    kind VARCHAR,                   -- exact: the whole question, ngram: thirteen words in a row
+    share DOUBLE,                   -- of the question's 13-word windows that were found
+    example BIGINT                  -- first training example that holds it, from 0
+);
+
 CREATE TABLE trials (
     run_id VARCHAR NOT NULL,        -- a tuning run
     trial INTEGER,                  -- number within it

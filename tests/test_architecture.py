@@ -30,8 +30,12 @@ LAYERS = {
         "judges",
         "logistic",
         "alpaca_eval",
+        "templates",
     },
-    2: {"registry", "models", "model_registry", "model_check", "checkpoints"},
+    2: {
+        *("registry", "models", "model_registry", "model_check", "checkpoints"),
+        *("recipes", "training_data"),
+    },
     3: {
         "runs",
         "store",
@@ -42,6 +46,7 @@ LAYERS = {
         "grades",
         "engines",
         "launch",
+        "training_process",
         "provenance",
     },
     4: {
@@ -62,9 +67,11 @@ LAYERS = {
             "rejection",
             "forgetting",
             "verdict",
+            "pipeline",
         ),
         *("judgements",),
         *("judging",),
+        *("train", "recipe_check", "overlap", "outcome"),
         *("task_check", "bridge", "doctor", "packages"),
     },
     5: {"cli"},

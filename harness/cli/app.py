@@ -9,7 +9,19 @@ import sys
 
 import typer
 
-from harness.cli import data, doctor, estimate, evaluate, history, models, power, score, tasks
+from harness.cli import (
+    data,
+    doctor,
+    estimate,
+    evaluate,
+    history,
+    models,
+    pipeline,
+    power,
+    score,
+    tasks,
+    train,
+)
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -24,6 +36,8 @@ app = typer.Typer(
 )
 
 app.command("eval")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("train-then-eval")(pipeline.train_then_eval)
 app.command("score")(score.score)
 app.command("compare")(history.compare)
 app.command("estimate")(estimate.estimate)
@@ -35,6 +49,7 @@ app.add_typer(history.runs_app, name="runs")
 app.add_typer(models.models_app, name="models")
 app.add_typer(tasks.tasks_app, name="tasks")
 app.add_typer(data.data_app, name="data")
+app.add_typer(train.trainers_app, name="trainers")
 app.command("doctor")(doctor.doctor)
 
 

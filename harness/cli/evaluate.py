@@ -104,14 +104,12 @@ def resume(
     _print(runs.home_folder(home), [finished], as_json)
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, str]:
+def key_values(pairs: Sequence[str], such_as: str = "dtype=bfloat16") -> dict[str, str]:
     """`--set` values as a mapping; raises UsageError for one without `=`."""
     split = [pair.partition("=") for pair in pairs]
     for (key, equals, _), pair in zip(split, pairs, strict=True):
         if not equals or not key:
-            raise UsageError(
-                f"`--set {pair}` is not KEY=VALUE", "for example `--set dtype=bfloat16`"
-            )
+            raise UsageError(f"`--set {pair}` is not KEY=VALUE", f"for example `--set {such_as}`")
     return {key: value for key, _, value in split}
 
 

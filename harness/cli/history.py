@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import output
+from harness.cli import curve, output
 from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
 
@@ -83,7 +83,7 @@ def compare(
     from harness import runs
 
     format = output.known_format("json" if as_json else format)
-    lost_margin = None if margin is None else _margin(margin)
+    lost_margin = None if margin is None else margin_share(margin)
     found = comparing.compare(runs.home_folder(home), a, b, task, say=output.say)
     if lost_margin is not None:
         _show_lost(home, found, lost_margin, format)
@@ -93,14 +93,14 @@ def compare(
         objects = [comparing.as_json(one) for one in found]
         print(output.render(list(objects[0]), [list(one.values()) for one in objects], format))
     else:
-        print(output.render(*_comparison_table(found), format))
+        print(output.render(*comparison_table(found), format))
         for one in found:
             output.say(comparing.sentence(one, len(found)))
     if any(one.verdict == "worse" for one in found):
         raise typer.Exit(_WORSE)
 
 
-def _margin(points: float) -> float:
+def margin_share(points: float) -> float:
     if not 0 < points < 100:
         raise UsageError(
             f"`--margin {points:g}` is no loss that could be excluded", "for example `--margin 1`"
@@ -123,7 +123,7 @@ def _show_lost(home: Path | None, found: Sequence[Comparison], margin: float, fo
         )
         return
     print("\n".join(sentences) + "\n")
-    print(output.render(*_comparison_table(found), format))
+    print(output.render(*comparison_table(found), format))
     show_forgetting(lost, format)
 
 
@@ -150,19 +150,24 @@ def list_runs(
 def show(run: RunId, as_json: AsJSON = False, home: Home = None) -> None:
     """What a run was asked, how it ended, its measures and the end of its log."""
     from harness import runs
+    from harness.training_process import StepReader
     from harness.types import to_json
 
     place = runs.home_folder(home)
     found = runs.find(place, run)
     folder = runs.folder_of(place, found.run_id)
     measures = _measures(folder)
+    steps = StepReader(folder).new() if found.kind == "train" else []
     log = _last_lines(folder / runs.WORKER_LOG)
     if as_json:
-        output.print_json({"run": to_json(found), "measures": measures, "log": log})
+        value = {"run": to_json(found), "measures": measures, "log": log}
+        output.print_json({**value, "steps": steps} if found.kind == "train" else value)
         return
     print(_described(found, folder))
     if measures:
         print("\n" + _measure_table(measures))
+    if steps:
+        print("\n" + curve.drawn(steps))
     if log and found.status != "done":
         print(f"\nend of {folder / runs.WORKER_LOG}:")
         print("\n".join(f"  {line}" for line in log))
@@ -263,7 +268,7 @@ def _nothing_to_show(home: Path | None, everything: bool) -> str:
     return "no run fits; `bench eval --model Tiny --tasks arithmetic` makes one"
 
 
-def _comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list[object]]]:
+def comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list[object]]]:
     columns = ["task", "metric", "n", "base", "tuned", "delta", "95 % interval", "p", "p (Holm)"]
     columns += ["both right", "lost", "won", "both wrong", "verdict"]
     return columns, [

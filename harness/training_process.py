@@ -1,0 +1,166 @@
+"""The processes of a training: what starts them, how far they are, and why they ended.
+
+`single` is one process; the other launchers are torchrun's workers, one for each GPU (or, with
+`device: cpu`, as many as the recipe says), on one machine or on several that meet at an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import WorkerError
+from harness.launch import ended_on_exit, explain, start
+from harness.runs import WORKER_LOG, mend_tail
+from harness.trainer import CHECK, FAILURE, STEPS, WATCHED
+from harness.types import JSON, Recipe
+
+TORCHRUN = "torch.distributed.run"
+POLL_S = 0.5
+
+Tell = Callable[[JSON], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """This machine among several. rank: from 0; the first one's run folder is everybody's, on a
+    file system that all see."""
+
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+def gpu_count() -> int:
+    """GPUs that a trainer would see: nvidia-smi's, or those that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def command(recipe: Recipe, folder: Path, meeting: Meeting) -> tuple[str, list[str]]:
+    """Module and arguments that start all processes of this machine."""
+    module = f"trainers.{recipe.method}"
+    if recipe.launcher == "single":
+        return module, [str(folder)]
+    here = recipe.num_processes // recipe.num_machines
+    if recipe.num_machines == 1:
+        place = ["--standalone", "--nnodes=1"]
+    else:
+        place = [
+            f"--nnodes={recipe.num_machines}",
+            f"--node-rank={meeting.rank}",
+            f"--master-addr={meeting.address}",
+            f"--master-port={meeting.port}",
+        ]
+    return TORCHRUN, [*place, f"--nproc-per-node={here}", "-m", module, str(folder)]
+
+
+def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
+    """Of the environment: DeepSpeed on a CPU must be told, and must not look for a compiler."""
+    given: dict[str, str | None] = {WATCHED: "1", "TOKENIZERS_PARALLELISM": "false"}
+    if cpu:
+        given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "ACCELERATE_USE_CPU": "true"}
+    if recipe.launcher != "single" and cpu:
+        given |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return given
+
+
+def check(folder: Path) -> JSON:
+    """What `trainers.checking` finds. Raises WorkerError where the training cannot begin."""
+    child = _started("trainers.checking", [str(folder)], folder, {WATCHED: "1"})
+    with ended_on_exit(child):
+        status = child.wait()
+    if status != 0:
+        raise failure(folder, status, "the check of the recipe")
+    found: JSON = json.loads((folder / CHECK).read_text(encoding="utf-8"))
+    return found
+
+
+def train(
+    recipe: Recipe, folder: Path, meeting: Meeting, *, cpu: bool, hold: Sequence[int], tell: Tell
+) -> None:
+    """Run the training to its end; steps are told as they come. Raises WorkerError."""
+    module, arguments = command(recipe, folder, meeting)
+    for old in folder.glob(FAILURE.format(rank="*")):
+        old.unlink()
+    mend_tail(folder / STEPS)
+    steps = StepReader(folder)
+    child = _started(module, arguments, folder, variables(recipe, cpu), hold)
+    with ended_on_exit(child):
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
+            for step in steps.new():
+                tell(step)
+            if child.returncode is not None:
+                break
+    if child.returncode != 0:
+        raise failure(folder, child.returncode, "the training")
+
+
+def _started(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    given: dict[str, str | None],
+    hold: Sequence[int] = (),
+) -> subprocess.Popen[str]:
+    log = folder / WORKER_LOG
+    return start(module, arguments, log=log, hold=hold, talks=False, variables=given)
+
+
+def failure(folder: Path, status: int, what: str) -> WorkerError:
+    """Why processes ended: what they told, else what their exit status and their log say."""
+    log = folder / WORKER_LOG
+    for path in sorted(folder.glob(FAILURE.format(rank="*"))):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return WorkerError(told["message"], told["hint"], cause=told["cause"])
+    ending = explain(status, log)
+    return WorkerError(
+        f"{what} ended early: {ending.message}",
+        f"the whole log is in {log}; the same command goes on from the last checkpoint",
+        cause=ending.cause or "worker_error",
+    )
+
+
+class StepReader:
+    """Reads steps.jsonl while it grows; a trainer that goes on may have made it shorter."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STEPS
+        self.position = 0
+
+    def new(self) -> list[JSON]:
+        """One mapping for each step that came since: {"step", measure: value, …}."""
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self.position:
+                    self.position = 0
+                file.seek(self.position)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.position += len(whole)
+        return merged(json.loads(line) for line in whole.splitlines())
+
+
+def merged(lines: Iterable[JSON]) -> list[JSON]:
+    """The measures of each step together, in order of steps."""
+    steps: dict[int, JSON] = {}
+    for line in lines:
+        steps.setdefault(line["step"], {"step": line["step"]})[line["metric"]] = line["value"]
+    return list(steps.values())
