@@ -73,7 +73,7 @@ _OVERLAP_COLUMNS = {
 }
 
 TABLES_OF_RUNS = (
-    *("runs", "measures", "samples", "grades", "steps", "trials", "overlaps", "ingested"),
+    *("runs", "measures", "samples", "grades", "steps", "trials", "overlap", "ingested"),
 )
 
 GRADES = "grades.parquet"
@@ -321,4 +321,4 @@ def _insert_files(db: Connection, folder: Path) -> None:
     if (folder / OVERLAP).exists():
         source = _read_json(folder / OVERLAP, _OVERLAP_COLUMNS, "newline_delimited")
         names = ", ".join(_OVERLAP_COLUMNS)
-        db.execute(f"INSERT INTO overlaps SELECT {run_id}, {names} FROM {source}")
+        db.execute(f"INSERT INTO overlap SELECT {run_id}, {names} FROM {source}")

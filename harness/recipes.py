@@ -1,6 +1,7 @@
 """Recipes: YAML that a person writes, checked key by key, resolved to what a trainer reads.
 
-A recipe is a name under trainers/recipes/ or the path of a file. Unknown keys are refused with
+A recipe is a name under trainers/recipes/ or the path of a file; it may extend another one, whose
+values hold where it has none. Unknown keys are refused with
 their path and the nearest known one. Shapes are made from the frozen dataclasses that the rest of
 the program works with, a method's own parameters included, so that no field is written twice.
 """
@@ -102,9 +103,11 @@ class Shape(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A recipe as it was written and checked; `values` is the mapping after `--set`."""
+    """A recipe as it was written and checked; `values` is the mapping after `extends` and
+    `--set`."""
 
     name: str
+    path: Path
     values: JSON
     shape: Any
     trainer: Trainer
@@ -137,14 +140,14 @@ def read(name: str, settings: Mapping[str, str]) -> Asked:
     cannot have.
     """
     path = find(name)
-    values = _with_settings(_parsed(path), settings)
+    values = _with_settings(_extended(path), settings)
     method = values.get("method")
     if not isinstance(method, str):
         raise UsageError(f"`{path}` names no method", "`method: sft`; see `bench trainers list`")
     trainer = registry.trainer(method)
     shape = _validated(values, shape_of(trainer), str(path))
     _check_params(trainer, shape.params.model_dump())
-    return Asked(name=path.stem, values=values, shape=shape, trainer=trainer)
+    return Asked(name=path.stem, path=path, values=values, shape=shape, trainer=trainer)
 
 
 def names() -> list[str]:
@@ -161,6 +164,26 @@ def find(name: str) -> Path:
         return known
     hint = did_you_mean(name, names(), "`bench trainers list` names the recipes")
     raise UsageError(f"there is no recipe `{name}`", hint)
+
+
+def _extended(path: Path, seen: tuple[Path, ...] = ()) -> JSON:
+    """The recipe laid over the one that it extends, mapping by mapping."""
+    values = _parsed(path)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    beside = path.parent / f"{parent}{SUFFIX}"
+    found = beside if beside.is_file() else find(str(parent))
+    if found in (*seen, path):
+        raise UsageError(f"`{path}` extends itself", "take out `extends`")
+    return _over(_extended(found, (*seen, path)), values)
+
+
+def _over(below: JSON, above: JSON) -> JSON:
+    both = {key for key in below if isinstance(below[key], dict)} & {
+        key for key in above if isinstance(above[key], dict)
+    }
+    return {**below, **above, **{key: _over(below[key], above[key]) for key in both}}
 
 
 def _parsed(path: Path) -> JSON:
@@ -210,10 +233,16 @@ def shape_of(trainer: Trainer) -> type[Shape]:
         f"{trainer.name} recipe",
         __base__=Shape,
         **fields,
-        optimizer=(mirrored(Optimizer), ...),
+        optimizer=_optimizer(trainer),
         lora=(lora, None),
         params=(params, ... if needed else params()),
     )
+
+
+def _optimizer(trainer: Trainer) -> Any:
+    """A program of its own has an optimiser of its own."""
+    checked = mirrored(Optimizer)
+    return (checked, checked(learning_rate=0.0) if trainer.name == "command" else ...)
 
 
 def mirrored(value: type[Any]) -> type[BaseModel]:

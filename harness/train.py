@@ -110,7 +110,10 @@ def _resolved(asked: Asked, spec: ModelSpec) -> Recipe:
     if own == "model":
         recipe = replace(recipe, chat_template=spec.chat_template)
     elif own != "none":
-        recipe = replace(recipe, chat_template=os.path.abspath(Path(own).expanduser()))
+        # Counted from the recipe's folder, where it is there: some recipes bring their template.
+        beside = asked.path.parent / own
+        found = beside if beside.is_file() else Path(own).expanduser()
+        recipe = replace(recipe, chat_template=os.path.abspath(found))
     recipe_check.template_file(recipe)
     return recipe
 

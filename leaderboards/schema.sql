@@ -105,7 +105,7 @@ CREATE TABLE steps (
     value DOUBLE
 );
 
-CREATE TABLE overlaps (
+CREATE TABLE overlap (
     run_id VARCHAR NOT NULL,        -- a training run
     task VARCHAR,                   -- benchmark that the model will be judged on, with variant
     sample_id VARCHAR,              -- its question that stands in the training data
