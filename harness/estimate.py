@@ -183,19 +183,25 @@ def shape(spec: ModelSpec, home: Path) -> Shape:
     Raises UsageError where neither tells.
     """
     local = models.resolve_local(spec)
-    if local is not None:
-        config = json.loads((Path(local.path) / "config.json").read_text(encoding="utf-8"))
-        return footprint.shape_of(config, f"config.json of {local.path}")
-    known = _PUBLISHED.get(spec.path)
-    if known is not None:
-        return replace(known, source=f"published size of {spec.path}")
+    if local is not None and (known := _configured(Path(local.path) / "config.json")):
+        return known
+    if published := _PUBLISHED.get(spec.path):
+        return replace(published, source=f"published size of {spec.path}")
     named = _SIZE.search(spec.path.rsplit("/", 1)[-1])
     if named is None:
         raise UsageError(
-            f"the size of `{spec.name}` is not known: `{spec.path}` is not on this machine",
-            f"download it, for example with `hf download {spec.path} config.json`",
+            f"the size of `{spec.name}` is not known: no config.json on this machine tells it",
+            f"download it, for example with `hf download {spec.path}`",
         )
     return _typical(float(named[1]), f"the name {spec.path}: a typical model of {named[1]}B")
+
+
+def _configured(path: Path) -> Shape | None:
+    """None for an architecture that names its parts otherwise."""
+    try:
+        return footprint.shape_of(json.loads(path.read_text(encoding="utf-8")), f"{path}")
+    except KeyError:
+        return None
 
 
 _LLAMA3 = Shape(layers=32, hidden=4096, intermediate=14336, vocabulary=128256, kv_share=0.25)

@@ -19,8 +19,9 @@ from harness.forgetting import MARGIN, Forgetting, forgetting
 from harness.forgetting import as_json as lost_json
 from harness.registry import tasks as find_tasks
 from harness.session import Listener, Silent
+from harness.task import Task
 from harness.trainer import CHECKPOINTS, STEPS
-from harness.types import JSON, ModelSpec, Run
+from harness.types import JSON, ModelSpec, Recipe, Run
 from harness.verdict import three_sentences
 
 VERDICT = "verdict.json"
@@ -95,17 +96,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stages:
-    """A pipeline that was found sound. domain: ids of the tasks that the training is for."""
+    """A pipeline that was found sound. domain: the tasks that the training is for."""
 
-    name: str
     model: str
     base: ModelSpec
-    domain: tuple[str, ...]
-    outside: tuple[str, ...]
+    domain: tuple[Task, ...]
+    outside: tuple[Task, ...]
     training: train.Options
 
     @property
-    def tasks(self) -> list[str]:
+    def tasks(self) -> list[Task]:
         return [*self.domain, *self.outside]
 
 
@@ -118,7 +118,7 @@ def train_then_eval(name: str, options: Options, listener: Listener | None = Non
     told = listener or Silent()
     home = runs.home_folder(options.evaluation.home)
     stages = _checked(name, options, home, told)
-    told.note(f"1/4 evaluating {stages.base.name} on {', '.join(stages.tasks)}")
+    told.note(f"1/4 evaluating {stages.base.name} on {', '.join(one.id for one in stages.tasks)}")
     base = evaluate.evaluate(stages.base.name, stages.tasks, options.evaluation, listener=told)
     if any(run.status != "done" for run in base):
         return _outcome(stages, base)
@@ -150,8 +150,10 @@ def _checked(name: str, options: Options, home: Path, listener: Listener) -> _St
     with train.prepared(name, training, listener) as ready:
         spec, recipe, shape = ready.spec, ready.recipe, ready.asked.shape
         _require_registered(spec, home)
-        domain = _ids(shape.tasks)
-        outside = [one for one in _ids((*shape.outside, *options.outside)) if one not in domain]
+        domain = _found(shape.tasks)
+        known = {one.id for one in domain}
+        named = _found((*shape.outside, *options.outside))
+        outside = [one for one in named if one.id not in known]
         if not domain:
             raise UsageError(
                 f"the recipe `{name}` names no task that the model will be judged on",
@@ -160,10 +162,8 @@ def _checked(name: str, options: Options, home: Path, listener: Listener) -> _St
         with evaluate.planned(spec.name, [*domain, *outside], options.evaluation):
             # Planning alone finds missing data, and options that a task cannot honour.
             pass
-        needed_gb = footprint.checkpoint_gb(recipe, estimate.shape(spec, home))
-    _require_room(home, needed_gb)
+    _require_room(home, recipe, spec, listener)
     return _Stages(
-        name=name,
         model=str(training.register),
         base=spec,
         domain=tuple(domain),
@@ -172,8 +172,8 @@ def _checked(name: str, options: Options, home: Path, listener: Listener) -> _St
     )
 
 
-def _ids(names: Sequence[str]) -> list[str]:
-    return [one.id for one in find_tasks(",".join(names))] if names else []
+def _found(names: Sequence[str]) -> list[Task]:
+    return list(find_tasks(",".join(names))) if names else []
 
 
 def _require_registered(spec: ModelSpec, home: Path) -> None:
@@ -184,7 +184,12 @@ def _require_registered(spec: ModelSpec, home: Path) -> None:
         )
 
 
-def _require_room(home: Path, needed_gb: float) -> None:
+def _require_room(home: Path, recipe: Recipe, spec: ModelSpec, listener: Listener) -> None:
+    try:
+        needed_gb = footprint.checkpoint_gb(recipe, estimate.shape(spec, home))
+    except UsageError as error:
+        listener.note(f"room for checkpoints is not checked: {error.message}")
+        return
     free_gb = shutil.disk_usage(home).free / 1e9
     if needed_gb > free_gb:
         raise UsageError(
@@ -203,9 +208,9 @@ def _points(
         if step < last:
             spec = _checkpoint_spec(stages, trained, step, path)
             found = evaluate.evaluate([spec], stages.domain, options.evaluation, listener=listener)
-            yield _point(home, spec.name, step, found, stages.domain)
+            yield _point(home, spec.name, step, found, stages)
     found = evaluate.evaluate(stages.model, stages.tasks, options.evaluation, listener=listener)
-    yield _point(home, stages.model, None, found, stages.domain)
+    yield _point(home, stages.model, None, found, stages)
 
 
 def _kept(folder: Path) -> list[tuple[int, Path]]:
@@ -233,8 +238,9 @@ def _checkpoint_spec(stages: _Stages, trained: Run, step: int, path: Path) -> Mo
 
 
 def _point(
-    home: Path, model: str, step: int | None, found: Sequence[Run], domain: Sequence[str]
+    home: Path, model: str, step: int | None, found: Sequence[Run], stages: _Stages
 ) -> Point:
+    domain = {one.id for one in stages.domain}
     scores = [_score(home, run) for run in found if run.status == "done" and _task(run) in domain]
     mean = sum(scores) / len(scores) if scores else 0.0
     return Point(model=model, step=step, runs=tuple(found), score=mean)
@@ -265,7 +271,7 @@ def _outcome(
         base=tuple(base),
         trained=trained,
         model=stages.model,
-        domain=stages.domain,
+        domain=tuple(one.id for one in stages.domain),
         points=tuple(points),
         comparison=(),
         outside=(),
