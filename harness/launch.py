@@ -133,15 +133,18 @@ def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
         os.killpg(child.pid, number)
 
 
-def explain(status: int, log: Path) -> Ending:
-    """The cause of an exit status, from the signal or from the last exception in the log."""
+def explain(status: int, log: Path, since: int = 0) -> Ending:
+    """The cause of an exit status, from the signal or from the last exception in the log.
+
+    since: bytes of the log that are of an earlier attempt.
+    """
     if status == 0:
         return Ending(status=0, cause=None)
     if status < 0:
         name = signal.Signals(-status).name
         by = " (the kernel does so when memory runs out)" if name == "SIGKILL" else ""
         return Ending(status=status, cause="killed", message=f"it was killed by {name}{by}")
-    text = last_lines(log, 400)
+    text = last_lines(log, 400, since=since)
     cause = next((label for pattern, label in _CAUSES if re.search(pattern, text)), "worker_error")
     message = _message(text)
     return Ending(status=status, cause=cause, message=f"exit status {status}: {message}")
@@ -155,11 +158,11 @@ def _message(text: str) -> str:
     return told[-1] if told else said[-1] if said else "it said nothing"
 
 
-def last_lines(path: Path, n: int, most_bytes: int = 64_000) -> str:
-    """The end of a text file; '' where there is none."""
+def last_lines(path: Path, n: int, most_bytes: int = 64_000, since: int = 0) -> str:
+    """The end of a text file, from byte `since` on; '' where there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+            file.seek(max(since, os.fstat(file.fileno()).st_size - most_bytes))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""

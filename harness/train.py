@@ -6,54 +6,24 @@ run again and goes on from its last checkpoint; one that is done is shown, not r
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from harness import models, overlap, recipe_check, recipes, registry, runs, store, training_data
-from harness.errors import BenchError, DataError, UsageError, WorkerError
+from harness import models, runs, store
+from harness.errors import BenchError, UsageError, WorkerError
 from harness.outcome import not_trained
-from harness.plan import fingerprint
 from harness.provenance import provenance
 from harness.recipes import Asked
 from harness.session import Listener, Silent
-from harness.trainer import CHECKPOINT, OVERLAP, RECIPE, TRAIN
-from harness.training_data import TrainingData
-from harness.training_process import Meeting, StepReader, check, gpu_count, train
-from harness.types import JSON, ModelSpec, Recipe, Run, RunStatus, to_json
+from harness.trainer import CHECKPOINT
+from harness.training_plan import Options, Prepared, prepared, steps_of
+from harness.training_process import Meeting, StepReader, gpu_count, train
+from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """settings: recipe fields by dotted path, as `--set` gives them. register: name under which
-    the checkpoint joins the model registry. fresh: a new run where one could go on."""
-
-    settings: Mapping[str, str] = field(default_factory=dict)
-    register: str | None = None
-    fresh: bool = False
-    data_root: Path | None = None
-    home: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A recipe that may start. folder: a draft with its files. found: by `trainers.checking`."""
-
-    asked: Asked
-    recipe: Recipe
-    spec: ModelSpec
-    data: TrainingData
-    found: JSON
-    flags: tuple[str, ...]
-    folder: Path
-    key: str
+MEETING_TIMEOUT_S = 600.0
 
 
 def train_recipe(name: str, options: Options, listener: Listener | None = None) -> Run:
@@ -64,141 +34,14 @@ def train_recipe(name: str, options: Options, listener: Listener | None = None) 
     told = listener or Silent()
     home = runs.home_folder(options.home)
     with prepared(name, options, told) as ready, ExitStack() as stack:
+        if ready.recipe.num_machines > 1 and meeting_of(ready.asked).rank > 0:
+            return _joined(home, ready, told)
         stack.callback(store.sync, home, say=told.note)
         run, lock = _begin(home, ready, options, told, stack)
         if lock is None:
             return _registered(home, run, ready.spec, options, told)
         ended = _work(home, run, ready, lock, told)
         return _registered(home, ended, ready.spec, options, told)
-
-
-@contextmanager
-def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepared]:
-    """Everything that can be found out without the weights; its draft vanishes with the context."""
-    home = runs.home_folder(options.home)
-    asked = recipes.read(name, options.settings)
-    spec = models.resolve(models.model(asked.shape.model, home))
-    recipe = _resolved(asked, spec)
-    recipe_check.check(asked, recipe, spec)
-    _check_name(options.register, home)
-    data, flags, found = _data(asked, options, listener)
-    folder = runs.runs_folder(home)
-    with runs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".train-", dir=folder))
-    try:
-        digest = _write(draft, recipe, data, found)
-        checked = _checked(home, draft, recipe)
-        key = fingerprint({"model": spec.fingerprint, "recipe": to_json(recipe), "data": digest})
-        yield Prepared(
-            asked=asked,
-            recipe=recipe,
-            spec=spec,
-            data=data,
-            found=checked,
-            flags=flags,
-            folder=draft,
-            key=key,
-        )
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _resolved(asked: Asked, spec: ModelSpec) -> Recipe:
-    recipe = asked.resolved(spec)
-    own = recipe.chat_template
-    if own == "model":
-        recipe = replace(recipe, chat_template=spec.chat_template)
-    elif own != "none":
-        # Counted from the recipe's folder, where it is there: some recipes bring their template.
-        beside = asked.path.parent / own
-        found = beside if beside.is_file() else Path(own).expanduser()
-        recipe = replace(recipe, chat_template=os.path.abspath(found))
-    recipe_check.template_file(recipe)
-    return recipe
-
-
-def _check_name(name: str | None, home: Path) -> None:
-    """A name that is taken by something else than a training run is refused at the start."""
-    if name is None:
-        return
-    from harness.model_registry import NAME
-
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"`--register {name}` cannot be the name of a model",
-            "use letters, digits, `.`, `_` and `-`, starting with a letter or digit",
-        )
-    book = models.entries(home)
-    if name in book and (not book[name].local or book[name].entry.run is None):
-        raise UsageError(
-            f"`{name}` is in the model registry already", "choose another name for `--register`"
-        )
-
-
-def _data(
-    asked: Asked, options: Options, listener: Listener
-) -> tuple[TrainingData, tuple[str, ...], list[JSON]]:
-    """Examples, flags of the run, and the questions of its tasks that were found in them."""
-    if asked.trainer.name == "command" and asked.shape.data is None:
-        return TrainingData(), (), []
-    data = training_data.resolve(asked, options.data_root)
-    tasks = registry.tasks(",".join(asked.shape.tasks)) if asked.shape.tasks else ()
-    policy = asked.shape.data.overlap
-    if policy == "skip" or not tasks:
-        return data, ("overlap_unchecked",) if tasks else (), []
-    texts = ((example.question, example.answers) for example in data.examples)
-    found = overlap.overlaps(tasks, texts, data_root=options.data_root)
-    if found and policy == "refuse":
-        raise _overlap_error(found)
-    if found:
-        listener.note(f"the training data hold {len(found)} question(s) of its tasks")
-    flags = [f"overlap={len(found)}"] if found else []
-    for task in tasks:
-        if mismatch := training_data.template_mismatch(asked, task, options.data_root):
-            listener.note(f"`{task.id}` asks otherwise than the training: {mismatch}")
-            flags.append(f"template_mismatch={task.id}")
-    return data, tuple(flags), [overlap.as_row(one) for one in found]
-
-
-def _overlap_error(found: list[overlap.Overlap]) -> DataError:
-    exact = sum(one.kind == "exact" for one in found)
-    first = found[0]
-    return DataError(
-        f"the training data hold {len(found)} question(s) that the model will be judged on, "
-        f"{exact} of them whole; example {first.example} holds `{first.sample_id}`",
-        "take them out, judge on another task, or `--set data.overlap=allow`",
-    )
-
-
-def _write(draft: Path, recipe: Recipe, data: TrainingData, found: list[JSON]) -> str:
-    """The files of a training in its draft; the digest of its examples."""
-    digest = hashlib.sha256()
-    with runs.writing(draft):
-        (draft / RECIPE).write_text(json.dumps(to_json(recipe), indent=2) + "\n", encoding="utf-8")
-        with (draft / TRAIN).open("wb") as file:
-            for example in training_data.written(data.examples):
-                line = (json.dumps(example, ensure_ascii=True) + "\n").encode()
-                digest.update(line)
-                file.write(line)
-        with (draft / OVERLAP).open("w", encoding="utf-8") as text:
-            text.writelines(json.dumps(row) + "\n" for row in found)
-    return digest.hexdigest()
-
-
-def _checked(home: Path, draft: Path, recipe: Recipe) -> JSON:
-    if recipe.method == "command":
-        return {}
-    try:
-        return check(draft)
-    except WorkerError as error:
-        if error.cause == "usage":
-            raise UsageError(error.message, error.hint) from None
-        if error.cause == "bad_data":
-            raise DataError(error.message, error.hint) from None
-        kept = home / "runs" / "last_check.log"
-        shutil.copyfile(draft / runs.WORKER_LOG, kept)
-        raise WorkerError(error.message, f"the whole log is in {kept}", cause=error.cause) from None
 
 
 def _begin(
@@ -292,6 +135,27 @@ def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) 
     return _ended(home, done, begun, None)
 
 
+def _joined(home: Path, ready: Prepared, listener: Listener) -> Run:
+    """The run of the first machine, which this one takes part in; it keeps no record of its own."""
+    asked, meeting = _new_run(ready), meeting_of(ready.asked)
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
+    listener.note(f"machine {meeting.rank} waits for the run of machine 0 in {home}")
+    while time.monotonic() < deadline:
+        for other in runs.earlier(home, asked):
+            if other.status == "running":
+                listener.note(f"machine {meeting.rank} takes part in {other.run_id}")
+                folder = runs.folder_of(home, other.run_id)
+                cpu = ready.recipe.device == "cpu" or gpu_count() == 0
+                train(ready.recipe, folder, meeting, cpu=cpu, hold=(), tell=lambda step: None)
+                return replace(runs.read_manifest(folder), status="done")
+        time.sleep(1.0)
+    raise WorkerError(
+        f"machine 0 began no run of this recipe within {MEETING_TIMEOUT_S:.0f} s",
+        "start it with the same command and NODE_RANK=0, on a home that both machines see",
+        cause="collective_timeout",
+    )
+
+
 def meeting_of(asked: Asked) -> Meeting:
     """Where several machines meet, by the recipe or else by the environment."""
     shape, usual = asked.shape, Meeting()
@@ -317,15 +181,6 @@ class _Progress:
         counts = {"done": done, "total": max(self.total, done), "prompt_tokens": 0}
         counts["completion_tokens"] = 0
         self.listener.progress(f"{self.run.model} {self.run.kind}", counts)
-
-
-def steps_of(recipe: Recipe, examples: int) -> int:
-    """Optimiser steps that a training will take, 0 where that is not known."""
-    ends = [] if recipe.max_steps is None else [recipe.max_steps]
-    if recipe.epochs is not None and examples:
-        a_pass = -(-examples // recipe.global_batch_size)
-        ends.append(round(recipe.epochs * a_pass))
-    return min(ends) if ends else 0
 
 
 def _ended(home: Path, run: Run, begun: float, error: BenchError | None) -> Run:
@@ -377,18 +232,3 @@ def result_json(home: Path, run: Run, registered: str | None) -> JSON:
 
 def last_step(folder: Path) -> int:
     return max((int(step["step"]) for step in StepReader(folder).new()), default=0)
-
-
-def preview(name: str, options: Options, listener: Listener | None = None) -> JSON:
-    """What `--dry-run` shows: the recipe as resolved, its data, and what was found out."""
-    with prepared(name, options, listener or Silent()) as ready:
-        return {
-            "recipe": ready.asked.name,
-            "resolved": to_json(ready.recipe),
-            "accumulation": ready.recipe.accumulation,
-            "steps": steps_of(ready.recipe, int(ready.found.get("kept", 0))),
-            "data": [to_json(one) for one in ready.data.drawn],
-            "check": ready.found,
-            "flags": list(ready.flags),
-            "first_example": ready.data.examples[0].given if ready.data.examples else None,
-        }

@@ -80,11 +80,12 @@ def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
 
 def check(folder: Path) -> JSON:
     """What `trainers.checking` finds. Raises WorkerError where the training cannot begin."""
-    child = _started("trainers.checking", [str(folder)], folder, {WATCHED: "1"})
+    log = folder / WORKER_LOG
+    child = _started("trainers.checking", [str(folder)], log, {WATCHED: "1"})
     with ended_on_exit(child):
         status = child.wait()
     if status != 0:
-        raise failure(folder, status, "the check of the recipe")
+        raise failure(folder, status, "the check of the recipe", log)
     found: JSON = json.loads((folder / CHECK).read_text(encoding="utf-8"))
     return found
 
@@ -92,13 +93,19 @@ def check(folder: Path) -> JSON:
 def train(
     recipe: Recipe, folder: Path, meeting: Meeting, *, cpu: bool, hold: Sequence[int], tell: Tell
 ) -> None:
-    """Run the training to its end; steps are told as they come. Raises WorkerError."""
+    """Run the training to its end; steps are told as they come. Raises WorkerError.
+
+    Machines after the first have a log of their own and leave the other files to it.
+    """
     module, arguments = command(recipe, folder, meeting)
-    for old in folder.glob(FAILURE.format(rank="*")):
-        old.unlink()
-    mend_tail(folder / STEPS)
+    log = folder / (f"worker-{meeting.rank}.log" if meeting.rank else WORKER_LOG)
+    if meeting.rank == 0:
+        for old in folder.glob(FAILURE.format(rank="*")):
+            old.unlink()
+        mend_tail(folder / STEPS)
     steps = StepReader(folder)
-    child = _started(module, arguments, folder, variables(recipe, cpu), hold)
+    since = log.stat().st_size if log.exists() else 0
+    child = _started(module, arguments, log, variables(recipe, cpu), hold)
     with ended_on_exit(child):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -108,27 +115,25 @@ def train(
             if child.returncode is not None:
                 break
     if child.returncode != 0:
-        raise failure(folder, child.returncode, "the training")
+        raise failure(folder, child.returncode, "the training", log, since)
 
 
 def _started(
     module: str,
     arguments: Sequence[str],
-    folder: Path,
+    log: Path,
     given: dict[str, str | None],
     hold: Sequence[int] = (),
 ) -> subprocess.Popen[str]:
-    log = folder / WORKER_LOG
     return start(module, arguments, log=log, hold=hold, talks=False, variables=given)
 
 
-def failure(folder: Path, status: int, what: str) -> WorkerError:
+def failure(folder: Path, status: int, what: str, log: Path, since: int = 0) -> WorkerError:
     """Why processes ended: what they told, else what their exit status and their log say."""
-    log = folder / WORKER_LOG
     for path in sorted(folder.glob(FAILURE.format(rank="*"))):
         told = json.loads(path.read_text(encoding="utf-8"))
         return WorkerError(told["message"], told["hint"], cause=told["cause"])
-    ending = explain(status, log)
+    ending = explain(status, log, since)
     return WorkerError(
         f"{what} ended early: {ending.message}",
         f"the whole log is in {log}; the same command goes on from the last checkpoint",

@@ -71,7 +71,7 @@ LAYERS = {
         ),
         *("judgements",),
         *("judging",),
-        *("train", "recipe_check", "overlap", "outcome"),
+        *("train", "training_plan", "recipe_check", "overlap", "outcome"),
         *("task_check", "bridge", "doctor", "packages"),
     },
     5: {"cli"},

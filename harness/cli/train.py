@@ -43,10 +43,10 @@ def train(
     as_json: AsJSON = False,
 ) -> None:
     """Train a model as a recipe says; an interrupted training goes on from its last checkpoint."""
-    from harness import runs
+    from harness import runs, training_plan
     from harness import train as training
 
-    options = training.Options(
+    options = training_plan.Options(
         settings=key_values(settings or (), "optimizer.learning_rate=1e-5"),
         register=register,
         fresh=fresh,
@@ -54,7 +54,7 @@ def train(
         home=home,
     )
     if dry_run:
-        _show_plan(training.preview(recipe, options), as_json)
+        _show_plan(training_plan.preview(recipe, options), as_json)
         return
     with watched() as progress:
         run = training.train_recipe(recipe, options, progress)
