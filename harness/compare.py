@@ -64,6 +64,10 @@ class Comparison:
     base_run: str
     tuned_run: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.task}:{self.variant}" if self.variant else self.task
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
@@ -124,6 +128,13 @@ def against_parents(home: str | Path, found: Sequence[Run], say: Say = warn) -> 
         for run in found
         if run.status == "done" and (base := of_model.get((run.parent or "", run.protocol)))
     ]
+    return of_pairs(home, pairs, say)
+
+
+def of_pairs(
+    home: str | Path, pairs: Sequence[tuple[str, str]], say: Say = warn
+) -> list[Comparison]:
+    """Each pair of run ids (base, tuned) compared, as one family of tests."""
     return _adjusted([one for base, tuned in pairs for one in compare(home, base, tuned, say=say)])
 
 
@@ -145,11 +156,10 @@ def verdict(delta: float, p_holm: float, detectable: float) -> Verdict:
 
 def sentence(one: Comparison, family: int = 1) -> str:
     """The verdict in plain words; `family` is how many comparisons were made at once."""
-    name = f"{one.task}:{one.variant}" if one.variant else one.task
     moved = "rose" if one.delta > 0 else "fell" if one.delta < 0 else "stayed"
     by = f" by {abs(one.delta) * 100:.1f} points" if one.delta else " the same"
     interval = f"95 % interval {one.ci_low * 100:+.1f} to {one.ci_high * 100:+.1f}"
-    what = f"{name} {moved}{by} ({interval}) over {one.n} questions"
+    what = f"{one.name} {moved}{by} ({interval}) over {one.n} questions"
     p = _p(one.p)
     if one.verdict in ("better", "worse"):
         among = f", {_p(one.p_holm)} among {family} comparisons" if family > 1 else ""

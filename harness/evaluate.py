@@ -70,8 +70,8 @@ class Options:
 
 
 def evaluate(
-    models: str | Sequence[str],
-    tasks: str | Sequence[str],
+    models: str | Sequence[str] | Sequence[ModelSpec],
+    tasks: str | Sequence[str] | Sequence[Task],
     options: Options | None = None,
     *,
     listener: Listener | None = None,
@@ -79,6 +79,7 @@ def evaluate(
 ) -> list[Run]:
     """Evaluate every model on every task; one run for each pair, in that order.
 
+    models, tasks: names, groups and files, or models and tasks as they are.
     changes: fields of `Options`, as in `evaluate("Tiny", "arithmetic", limit=20)`. A run that was
     interrupted goes on where it stopped, and one that is done already is returned as it is, unless
     `fresh`. A run that fails does not stop the others: look at its `status` and `cause`.
@@ -136,16 +137,18 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
 
 @contextmanager
 def planned(
-    models: str | Sequence[str], tasks: str | Sequence[str], options: Options
+    models: str | Sequence[str] | Sequence[ModelSpec],
+    tasks: str | Sequence[str] | Sequence[Task],
+    options: Options,
 ) -> Iterator[tuple[list[ModelSpec], list[Plan]]]:
     """Everything that can be checked and prepared without a model; the plans are drafts that
     vanish with the context."""
     home = runs.home_folder(options.home)
     if options.data_root is None and (root := os.environ.get("BENCH_DATA_ROOT")):
         options = replace(options, data_root=Path(root))
-    found = find_models(_comma(models), home, lambda name: find(name, home, options.engine))
+    found = _models(models, home, options.engine)
     specs = [place(spec, *engine_settings(spec, options)) for spec in found]
-    chosen = [_asked_task(task, options) for task in find_tasks(_comma(tasks))]
+    chosen = [_asked_task(task, options) for task in _tasks(tasks)]
     _check_options(chosen, options)
     folder = runs.runs_folder(home)
     with runs.writing(folder):
@@ -179,8 +182,22 @@ def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:
     return name, parse_settings(name, settings)
 
 
-def _comma(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else ",".join(names)
+def _models(
+    wanted: str | Sequence[str] | Sequence[ModelSpec], home: Path, engine: str
+) -> list[ModelSpec]:
+    if isinstance(wanted, str):
+        return find_models(wanted, home, lambda name: find(name, home, engine))
+    given = [one for one in wanted if isinstance(one, ModelSpec)]
+    named = ",".join(one for one in wanted if isinstance(one, str))
+    return [*given, *(_models(named, home, engine) if named else [])]
+
+
+def _tasks(wanted: str | Sequence[str] | Sequence[Task]) -> tuple[Task, ...]:
+    if isinstance(wanted, str):
+        return find_tasks(wanted)
+    given = tuple(one for one in wanted if isinstance(one, Task))
+    named = [one for one in wanted if isinstance(one, str)]
+    return (*given, *(find_tasks(",".join(named)) if named else ()))
 
 
 def _asked_task(task: Task, options: Options) -> Task:

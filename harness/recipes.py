@@ -84,9 +84,9 @@ class Data(BaseModel):
 
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
-    judged on. allow_fp16: train all weights in fp16 all the same. main_process_ip, _port and
-    machine_rank: where several machines meet, unless the environment says it (MASTER_ADDR,
-    MASTER_PORT, NODE_RANK)."""
+    judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
+    all weights in fp16 all the same. main_process_ip, _port and machine_rank: where several
+    machines meet, unless the environment says it (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 
@@ -94,6 +94,7 @@ class Shape(BaseModel):
     source: str = ""
     data: Data | None = None
     tasks: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     allow_fp16: bool = False
     main_process_ip: str | None = None
     main_process_port: int | None = None

@@ -153,6 +153,7 @@ class Session:
             packages=origin.packages,
             argv=origin.argv,
             flags=_flags(plan),
+            notes=f"trained by {spec.run}" if spec.run else "",
             key=self._key(plan),
         )
 

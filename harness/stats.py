@@ -249,6 +249,29 @@ _DRAWS = 150_000_000
 _DRAWS_AT_ONCE = 1_000_000
 
 
+def _upper_tail(score: float) -> float:
+    return 0.5 * math.erfc(score / math.sqrt(2))
+
+
+def share_loss_p(won: int, lost: int, n: int, margin: float) -> float:
+    """One-sided p that the true difference of two shares is -margin or worse.
+
+    Tango's score test of non-inferiority: where it is below .05, a loss over `margin` is excluded,
+    and the lower end of the 90 % interval lies above -margin.
+
+    >>> round(share_loss_p(won=30, lost=30, n=2000, margin=0.01), 4)
+    0.0068
+    """
+    return _upper_tail(_tango_score(won, lost, n, -margin))
+
+
+def loss_p(delta: float, stderr: float, margin: float) -> float:
+    """The same for graded scores, by the normal distribution."""
+    if stderr == 0:
+        return 0.0 if delta > -margin else 1.0
+    return _upper_tail((delta + margin) / stderr)
+
+
 def paired_bootstrap(
     differences: Sequence[float], seed: int = 0, resamples: int | None = None
 ) -> PairedTest:

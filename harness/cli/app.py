@@ -9,7 +9,20 @@ import sys
 
 import typer
 
-from harness.cli import doctor, evaluate, history, models, score, selfcheck, tasks, train
+from harness.cli import (
+    data,
+    doctor,
+    estimate,
+    evaluate,
+    history,
+    models,
+    pipeline,
+    power,
+    score,
+    selfcheck,
+    tasks,
+    train,
+)
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -25,15 +38,19 @@ app = typer.Typer(
 
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("train-then-eval")(pipeline.train_then_eval)
 app.command("score")(score.score)
 app.command("selfcheck")(selfcheck.selfcheck)
 app.command("compare")(history.compare)
+app.command("estimate")(estimate.estimate)
+app.command("power")(power.power)
 app.command("leaderboard")(history.leaderboard)
 app.command("sql")(history.sql)
 history.runs_app.command("resume")(evaluate.resume)
 app.add_typer(history.runs_app, name="runs")
 app.add_typer(models.models_app, name="models")
 app.add_typer(tasks.tasks_app, name="tasks")
+app.add_typer(data.data_app, name="data")
 app.add_typer(train.trainers_app, name="trainers")
 app.command("doctor")(doctor.doctor)
 

@@ -131,6 +131,7 @@ def key_values(pairs: Sequence[str], such_as: str = "dtype=bfloat16") -> dict[st
 
 @contextmanager
 def watched() -> Iterator[Progress]:
+    """Progress on stderr; an interruption ends the command with exit status 130."""
     progress = Progress()
     try:
         yield progress

@@ -70,6 +70,10 @@ def compare(
     a: Annotated[str, typer.Argument(help="The base: a model, or a run id.")],
     b: Annotated[str, typer.Argument(help="The tuned one: a model, or a run id.")],
     task: Task = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Also say what was lost, and if a loss over so many points is excluded."),
+    ] = None,
     format: Format = "table",
     as_json: AsJSON = False,
     home: Home = None,
@@ -79,18 +83,48 @@ def compare(
     from harness import runs
 
     format = output.known_format("json" if as_json else format)
+    lost_margin = None if margin is None else margin_share(margin)
     found = comparing.compare(runs.home_folder(home), a, b, task, say=output.say)
-    if format == "json":
+    if lost_margin is not None:
+        _show_lost(home, found, lost_margin, format)
+    elif format == "json":
         output.print_json([comparing.as_json(one) for one in found])
     elif format == "csv":
         objects = [comparing.as_json(one) for one in found]
         print(output.render(list(objects[0]), [list(one.values()) for one in objects], format))
     else:
-        print(output.render(*_comparison_table(found), format))
+        print(output.render(*comparison_table(found), format))
         for one in found:
             output.say(comparing.sentence(one, len(found)))
     if any(one.verdict == "worse" for one in found):
         raise typer.Exit(_WORSE)
+
+
+def margin_share(points: float) -> float:
+    if not 0 < points < 100:
+        raise UsageError(
+            f"`--margin {points:g}` is no loss that could be excluded", "for example `--margin 1`"
+        )
+    return points / 100
+
+
+def _show_lost(home: Path | None, found: Sequence[Comparison], margin: float, format: str) -> None:
+    from harness import compare as comparing
+    from harness import runs, verdict
+    from harness.cli.verdict import forgetting_json, show_forgetting
+    from harness.forgetting import forgetting
+
+    lost = forgetting(runs.home_folder(home), found, margin, say=output.say)
+    sentences = verdict.three_sentences(found, lost)
+    if format == "json":
+        comparison = [comparing.as_json(one) for one in found]
+        output.print_json(
+            {"sentences": sentences, "comparison": comparison, "forgetting": forgetting_json(lost)}
+        )
+        return
+    print("\n".join(sentences) + "\n")
+    print(output.render(*comparison_table(found), format))
+    show_forgetting(lost, format)
 
 
 @runs_app.command("list")
@@ -234,12 +268,12 @@ def _nothing_to_show(home: Path | None, everything: bool) -> str:
     return "no run fits; `bench eval --model Tiny --tasks arithmetic` makes one"
 
 
-def _comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list[object]]]:
+def comparison_table(found: Sequence[Comparison]) -> tuple[list[str], list[list[object]]]:
     columns = ["task", "metric", "n", "base", "tuned", "delta", "95 % interval", "p", "p (Holm)"]
     columns += ["both right", "lost", "won", "both wrong", "verdict"]
     return columns, [
         [
-            f"{one.task}:{one.variant}" if one.variant else one.task,
+            one.name,
             *(one.metric, one.n, round(one.base, 4), round(one.tuned, 4)),
             *(f"{one.delta:+.4f}", f"{one.ci_low:+.4f} to {one.ci_high:+.4f}"),
             *(f"{one.p:.2g}", f"{one.p_holm:.2g}"),

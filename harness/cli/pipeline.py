@@ -1,0 +1,189 @@
+"""`bench train-then-eval`: one command from a recipe to a verdict, and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli import output
+from harness.cli.evaluate import key_values, watched
+from harness.cli.history import comparison_table, margin_share
+from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.train import Recipe, Settings
+from harness.cli.verdict import forgetting_table, group_table, question_table, show_forgetting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.compare import Comparison
+    from harness.forgetting import Forgetting
+    from harness.pipeline import Outcome
+    from harness.types import Run
+
+_WORSE = 3
+
+
+def train_then_eval(
+    recipe: Recipe,
+    settings: Settings = None,
+    register: Annotated[
+        str | None, typer.Option(help="Name of the tuned model; the recipe's unless given.")
+    ] = None,
+    outside: Annotated[
+        str, typer.Option(help="Tasks outside the training domain, beside the recipe's.")
+    ] = "",
+    margin: Annotated[float, typer.Option(help="A loss over so many points matters there.")] = 1.0,
+    only_last: Annotated[
+        bool, typer.Option("--only-last", help="Do not evaluate checkpoints on the way.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="auto, hf or mock.")] = "auto",
+    engine_settings: Annotated[
+        list[str] | None, typer.Option("--engine-set", help="Engine setting KEY=VALUE.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only N questions of each task.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Solved examples before each question.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of example draws and of sampling.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
+    judge: Annotated[str | None, typer.Option(help="Who grades judged tasks.")] = None,
+    offline_sample: Annotated[
+        bool, typer.Option("--offline-sample", help="Ask the questions that ship with each task.")
+    ] = False,
+    data_root: DataRoot = None,
+    home: Home = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Evaluate the base, train, evaluate the checkpoints, and say if it helped.
+
+    What is done already is found, not repeated. Exit status 3 where any task is worse.
+    """
+    from harness import evaluate, pipeline, runs
+
+    options = pipeline.Options(
+        settings=key_values(settings or (), "optimizer.learning_rate=1e-5"),
+        register=register,
+        outside=tuple(name.strip() for name in outside.split(",") if name.strip()),
+        margin=margin_share(margin),
+        checkpoints=not only_last,
+        evaluation=evaluate.Options(
+            engine=engine,
+            limit=limit,
+            shots=shots,
+            max_tokens=max_tokens,
+            seed=seed,
+            chat=chat,
+            judge=judge,
+            offline_sample=offline_sample,
+            settings=key_values(engine_settings or ()),
+            data_root=data_root,
+            home=home,
+        ),
+    )
+    with watched() as progress:
+        done = pipeline.train_then_eval(recipe, options, progress)
+    place = runs.home_folder(home)
+    report = _write_report(place, recipe, done)
+    if as_json:
+        output.print_json({**pipeline.as_json(place, done), "report": report and str(report)})
+    else:
+        _show(done)
+    if report:
+        output.say(f"report: {report}")
+    if done.failed:
+        output.say(done.failed)
+        raise typer.Exit(1)
+    if any(one.verdict == "worse" for one in done.comparison):
+        raise typer.Exit(_WORSE)
+
+
+def _show(done: Outcome) -> None:
+    if not done.comparison:
+        print(_scores_text(done.base, "table"))
+        return
+    print("\n".join(done.sentences) + "\n")
+    print(output.render(*comparison_table(done.comparison)))
+    if len(done.points) > 1:
+        print("\n" + output.render(*_curve(done)))
+    if done.best is not None:
+        print(f"\nbest of {len(done.points)} checkpoints on its tasks: {done.best.model}")
+        print(output.render(*comparison_table(done.best_comparison)))
+    if done.outside:
+        show_forgetting(done.outside, "table")
+
+
+def _curve(done: Outcome) -> tuple[list[str], list[list[object]]]:
+    """The mean score of each checkpoint on the recipe's tasks."""
+    rows: list[list[object]] = [
+        ["last" if point.step is None else point.step, point.model, point.score]
+        for point in done.points
+    ]
+    return ["step", "checkpoint", f"mean of {', '.join(done.domain)}"], rows
+
+
+def _scores_text(found: Sequence[Run], format: str) -> str:
+    rows = [[run.model, run.task, run.variant, run.status, run.run_id] for run in found]
+    return output.render(["model", "task", "variant", "status", "run"], rows, format)
+
+
+def _write_report(home: Path, recipe: str, done: Outcome) -> Path | None:
+    """report.md in the folder of the training run; None where there is no such run."""
+    from harness import pipeline, runs
+
+    if done.trained is None:
+        return None
+    path = runs.folder_of(home, done.trained.run_id) / pipeline.REPORT
+    runs.write_atomically(path, report_text(recipe, done))
+    return path
+
+
+def report_text(recipe: str, done: Outcome) -> str:
+    """The report in Markdown: three sentences, then the tables they come from."""
+    parts = [f"# {done.model}: did the fine-tune help?", *done.sentences]
+    if done.failed:
+        parts.append(f"**Not finished:** {done.failed}")
+    if done.comparison:
+        parts += _verdict_parts(done.comparison, done)
+    if done.outside:
+        parts += _forgetting_parts(done.outside)
+    trained = done.trained
+    assert trained is not None
+    parts += [
+        "## Where it comes from",
+        f"Recipe `{recipe}`, trained from `{trained.model}` by run `{trained.run_id}` "
+        f"({trained.status}, {trained.seconds:.0f} s); `recipe.json` and `verdict.json` lie beside "
+        "this report.",
+        "### Evaluations of the base",
+        _scores_text(done.base, "md"),
+    ]
+    tuned = [run for point in done.points for run in point.runs]
+    if tuned:
+        parts += ["### Evaluations of the checkpoints", _scores_text(tuned, "md")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict_parts(found: Sequence[Comparison], done: Outcome) -> list[str]:
+    parts = ["## Verdict", output.render(*comparison_table(found), "md")]
+    parts.append(
+        "Paired by question; p by McNemar's exact test (graded scores: paired bootstrap), adjusted "
+        f"for {len(found)} comparison(s) by Holm."
+    )
+    if len(done.points) > 1:
+        parts += ["## Checkpoints", output.render(*_curve(done), "md")]
+    if done.best is not None:
+        parts += [
+            f"The best of {len(done.points)} checkpoints on its own tasks is `{done.best.model}`. "
+            "It was chosen by these very questions, which flatters it:",
+            output.render(*comparison_table(done.best_comparison), "md"),
+        ]
+    return parts
+
+
+def _forgetting_parts(lost: Sequence[Forgetting]) -> list[str]:
+    parts = ["## Outside the training domain", output.render(*forgetting_table(lost), "md")]
+    if any(one.groups for one in lost):
+        parts += ["### Worst parts", output.render(*group_table(lost), "md")]
+    if any(one.lost for one in lost):
+        parts += ["### Questions lost", output.render(*question_table(lost), "md")]
+    return parts
