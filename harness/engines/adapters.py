@@ -13,6 +13,7 @@ from harness.errors import WorkerError
 from harness.types import ModelSpec
 
 _PREFIX = "base_model.model."
+_MATRICES = (".lora_A.weight", ".lora_B.weight")
 
 
 def adapter_rank(adapter: str) -> int:
@@ -28,27 +29,36 @@ def check_adapter(model: ModelSpec) -> None:
     Compared are the widths of each adapted module with those in the checkpoint's files.
     """
     assert model.adapter is not None
-    shapes = dict(_shapes(Path(model.adapter)))
+    found = _shapes(Path(model.adapter))
+    shapes = {name: shape for name, shape in found if name.endswith(_MATRICES)}
     if not shapes:
         raise WorkerError(
-            f"the adapter `{model.adapter}` has no adapter_model.safetensors that can be read",
+            f"the adapter `{model.adapter}` has no LoRA matrices that can be read",
             "save it again with peft's `save_pretrained`",
             cause="bad_checkpoint",
         )
     base = dict(_shapes(Path(model.path)))
     if not base:  # weights in another format, or not downloaded yet: the engine will find out
         return
-    for name, shape in shapes.items():
-        module, _, part = name.removeprefix(_PREFIX).rpartition(".lora_")
-        side = {"A.weight": 1, "B.weight": 0}.get(part)
-        if side is None:
-            continue
-        weight = base.get(f"{module}.weight")
-        if weight is None:
-            raise _other_base(model, f"the base has no `{module}`")
-        if weight[side] != shape[side]:
-            what = f"`{module}` is {weight[side]} wide in the base and {shape[side]} in the adapter"
+    adapted = [(*_module_side(name), shape) for name, shape in shapes.items()]
+    known = [(m, side, shape) for m, side, shape in adapted if f"{m}.weight" in base]
+    if not known:
+        raise _other_base(model, f"the base has no `{adapted[0][0]}`")
+    for module, side, shape in known:
+        width = base[f"{module}.weight"][side]
+        if width != shape[side]:
+            what = f"`{module}` is {width} wide in the base and {shape[side]} in the adapter"
             raise _other_base(model, what)
+
+
+def _module_side(name: str) -> tuple[str, int]:
+    """The adapted module, and which side of its weight this matrix touches: 1 reads, 0 writes.
+
+    >>> _module_side("base_model.model.layers.0.up_proj.lora_A.weight")
+    ('layers.0.up_proj', 1)
+    """
+    module, _, part = name.removeprefix(_PREFIX).rpartition(".lora_")
+    return module, int(part == "A.weight")
 
 
 def _other_base(model: ModelSpec, reason: str) -> WorkerError:

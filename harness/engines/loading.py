@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from harness.engines.adapters import check_adapter
 from harness.engines.kv_cache import is_out_of_memory
 from harness.errors import WorkerError
 from harness.types import ModelSpec
@@ -195,4 +196,5 @@ def _with_adapter(model: ModelSpec, loaded: Any) -> Any:
             "pip install peft",
             cause="import_error",
         ) from None
+    check_adapter(model)
     return PeftModel.from_pretrained(loaded, model.adapter)

@@ -138,9 +138,10 @@ class VLLMEngine:
         check_adapter(self._model)
         number = self._adapters.index(self._model.adapter) + 1
         lora = LoRARequest(self._model.name, number, self._model.adapter)
+        failures: tuple[type[Exception], ...] = (*vllm_start.refusals(), RuntimeError, OSError)
         try:
             self._engine.add_lora(lora)
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except failures as error:
             raise WorkerError(
                 f"vLLM cannot use the adapter of `{self._model.name}`: "
                 f"{vllm_start.sentence(error)}",

@@ -40,7 +40,6 @@ _OURS = {
     "skip_tokenizer_init": "nothing: stop strings need the tokenizer",
     "kv_cache_memory_bytes": "`--set kv_cache_gib=`",
 }
-_REFUSALS = (ValueError, TypeError, NotImplementedError, KeyError, AssertionError)
 _SETTINGS = tuple(f.name for f in dataclasses.fields(VLLMSettings) if f.name != "engine_args")
 
 
@@ -95,7 +94,7 @@ def explained(model: ModelSpec, settings: VLLMSettings) -> Iterator[None]:
     """Turns what vLLM raises while it starts into one sentence with a cause and a hint."""
     try:
         yield
-    except (*_REFUSALS, _validation_error()) as error:
+    except refusals() as error:
         raise _refused(model, error) from error
     except (RuntimeError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError) or (
@@ -109,11 +108,12 @@ def explained(model: ModelSpec, settings: VLLMSettings) -> Iterator[None]:
         ) from error
 
 
-def _validation_error() -> type[Exception]:
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises over arguments, requests and adapters that it does not take."""
     from vllm.exceptions import VLLMValidationError
 
-    found: type[Exception] = VLLMValidationError
-    return found
+    taken = (ValueError, TypeError, NotImplementedError, KeyError, AssertionError)
+    return (*taken, VLLMValidationError)
 
 
 def _refused(model: ModelSpec, error: Exception) -> WorkerError:
