@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import models, runs, store
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.launch import explain
 from harness.train import result_json, train_recipe
 from harness.trainer import CHECKPOINT, CHECKPOINTS
@@ -92,6 +93,32 @@ def test_a_program_that_fails_leaves_its_cause(tmp_path: Path, script: str, caus
 def test_a_program_that_is_not_there_is_an_import_error(tmp_path: Path) -> None:
     run = trained(tmp_path, "tiny_command", **{"params.command": "[no-such-program]"})
     assert (run.status, run.cause) == ("failed", "import_error")
+
+
+def test_training_on_the_questions_of_a_test_is_refused_or_kept_in_the_history(
+    tmp_path: Path,
+) -> None:
+    asked = {"tasks": "[arithmetic]", "data.sources.0.path": "tunebench:arithmetic.jsonl"}
+    asked |= {"data.sources.0.split": "test", "data.template": "question_only"}
+    with pytest.raises(DataError, match="the training data hold 20 question"):
+        trained(tmp_path, "tiny_command", **asked)
+    assert runs.run_folders(tmp_path) == []
+    run = trained(tmp_path, "tiny_command", **asked, **{"data.overlap": "allow"})
+    assert run.flags[:2] == ("overlap=20", "template_mismatch=arithmetic")
+    counted = "SELECT task, kind, count(*) FROM overlap GROUP BY ALL"
+    assert store.query(tmp_path, counted)[1] == [("arithmetic", "exact", 20)]
+
+
+def test_a_run_of_another_process_is_not_trained_twice(tmp_path: Path) -> None:
+    first = trained(tmp_path, "tiny_command")
+    runs.write_manifest(tmp_path, replace(first, status="running"))
+    held = runs.lock(runs.folder_of(tmp_path, first.run_id))
+    assert held is not None
+    try:
+        with pytest.raises(UsageError, match="is being trained by another process"):
+            trained(tmp_path, "tiny_command")
+    finally:
+        os.close(held)
 
 
 def test_a_name_that_ships_with_tunebench_cannot_be_registered(tmp_path: Path) -> None:

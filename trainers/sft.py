@@ -22,7 +22,8 @@ from trainers.running import run, train
 class Params:
     """train_on: `completion` masks the prompt, `all` learns it too. eos: whether a text ends with
     the end-of-text token; a chat template ends turns itself. packing: several examples in one
-    sequence, each seeing only itself; needs flash attention. reduction: see `trainers.losses`."""
+    sequence, each seeing only itself (`documents`), or the texts of all cut into sequences of
+    `max_length` that see what stands before them (`wrapped`). reduction: see `trainers.losses`."""
 
     train_on: Literal["completion", "all"] = "completion"
     eos: bool = True

@@ -99,6 +99,12 @@ def resume(
     from harness import runs
     from harness.evaluate import resume as go_on
 
+    found = runs.find(runs.home_folder(home), run)
+    if found.kind == "train":
+        name = (found.recipe or {}).get("name", "RECIPE")
+        raise UsageError(
+            f"`{found.run_id}` is a training", f"`bench train {name}` as before goes on with it"
+        )
     with watched() as progress:
         finished = go_on(run, home, progress)
     _print(runs.home_folder(home), [finished], as_json)

@@ -53,7 +53,8 @@ class Progress:
         tokens = counts["prompt_tokens"] + counts["completion_tokens"]
         parts = [f"{self._model}: {done:,}/{total:,}"]
         if seconds > 0.5 and done:
-            parts += [f"{done / seconds:,.1f}/s", f"{tokens / seconds:,.0f} tokens/s"]
+            parts += [f"{done / seconds:,.1f}/s"]
+            parts += [f"{tokens / seconds:,.0f} tokens/s"] if tokens else []
             parts.append(f"{duration((total - done) * seconds / done)} left")
         return "  ".join(parts)
 
