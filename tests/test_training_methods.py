@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from harness import store
 from harness.errors import UsageError
 from harness.evaluate import evaluate
 from harness.trainer import CHECKPOINT, read_recipe
@@ -26,10 +27,10 @@ from trainers import asft, sft_kl
 LEARNING = {"learning_rate": 1e-3, "schedule": "cosine", "warmup_ratio": 0.05}
 
 
-def accuracy(home: Path, model: Path) -> float:
-    runs = evaluate([str(model)], ["arithmetic"], home=home, engine="hf", limit=150)
-    measure = next(m for m in runs[0].measures if m.name.startswith("exact_match"))
-    return float(measure.value)
+def accuracies(home: Path, models: list[Path]) -> list[float]:
+    runs = evaluate([str(model) for model in models], ["arithmetic"], home=home, limit=150)
+    sql = "SELECT value FROM measures WHERE run_id = '{}' AND metric = 'strict_match'"
+    return [float(store.query(home, sql.format(run.run_id))[1][0][0]) for run in runs]
 
 
 @pytest.mark.slow
@@ -43,8 +44,8 @@ def test_sft_dft_and_asft_teach_arithmetic(tmp_path: Path) -> None:
         for name in ("sft", "dft", "asft")
     ]
     curves = train_in_processes(*folders)
-    before = accuracy(tmp_path / "home", TINY)
-    after = [accuracy(tmp_path / "home", folder / CHECKPOINT) for folder in folders]
+    models = [TINY, *(folder / CHECKPOINT for folder in folders)]
+    before, *after = accuracies(tmp_path / "home", models)
     assert min(after) >= before + 0.2, (before, after)
     assert all(curve["loss"][-1] < curve["loss"][0] for curve in curves)
     # Held close to the start, but not so close that nothing changed.

@@ -16,7 +16,7 @@ import transformers
 from trl import SFTConfig
 
 from harness.shipped import shipped
-from harness.trainer import RECIPE, STEPS, TRAIN
+from harness.trainer import RECIPE, STEPS, TRAIN, read_recipe
 from harness.types import JSON, Optimizer, Recipe, to_json
 from tasks.arithmetic_problems import problems
 
@@ -108,7 +108,7 @@ def training_folder(folder: Path, method: str, examples: Iterable[JSON], **chang
     recipe = Recipe(
         method=method,
         model="Tiny/base",
-        model_path=str(TINY),
+        model_path=changes.pop("model_path", str(TINY)),
         optimizer=Optimizer(**optimizer),
         **{**FOLDER_DEFAULTS, **changes},
     )
@@ -127,8 +127,10 @@ def train_in_processes(*folders: Path, processes: int = 1) -> list[dict[str, lis
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}"]
     command += ["-m", "tests.several_trainings", *map(str, folders)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    environment.pop("CUDA_HOME", None)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if all(read_recipe(folder).device == "cpu" for folder in folders):
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment.pop("CUDA_HOME", None)
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
