@@ -153,9 +153,8 @@ def test_a_grader_comes_beside_what_there_is(home: Path) -> None:
     after = measures(home)
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"hendrycks@1"}
-    assert rows(
-        home, "SELECT grader, version, metric, count(*) FROM grades GROUP BY ALL ORDER BY ALL"
-    ) == [
+    counted = "SELECT grader, version, metric, count(*) FROM grades GROUP BY ALL ORDER BY ALL"
+    assert rows(home, counted) == [
         ("gsm8k_flexible", 1, "flexible_extract", 4),
         ("hendrycks", 1, "hendrycks@1", 4),
     ]
