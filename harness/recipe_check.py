@@ -135,6 +135,8 @@ def _packages(recipe: Recipe) -> Iterator[UsageError]:
                     "`lora.quantization: 4bit` needs a GPU, and the recipe runs without one",
                     "`--set lora.quantization=none`",
                 )
+    if recipe.params.get("rollouts") == "vllm":
+        needed["vllm"] = "'tunebench[vllm]'"
     for tracker in recipe.report_to:
         if tracker not in _TRACKERS:
             yield UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,14 +48,8 @@ class GroupParams(RolloutParams):
 
 
 def check_groups(recipe: Recipe, params: GroupParams) -> None:
-    """Raises UsageError where a round cannot be cut into groups and into optimiser steps, and where
-    vLLM is missing."""
+    """Raises UsageError where a round cannot be cut into groups and into optimiser steps."""
     reward_task(params.reward)
-    if params.rollouts == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "`params.rollouts: vllm` needs vLLM, which is not installed",
-            "`pip install 'tunebench[vllm]'`, or `--set params.rollouts=transformers`",
-        )
     size = params.round_size(recipe)
     for name, part in (
         ("num_generations", params.num_generations),
