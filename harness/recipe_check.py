@@ -13,7 +13,6 @@ from harness.training_process import gpu_count
 from harness.types import ModelSpec, Recipe
 
 _TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
-_SHARDED = ("zero2", "zero3", "fsdp")
 
 
 def check(asked: Asked, recipe: Recipe, spec: ModelSpec) -> None:
@@ -91,6 +90,11 @@ def _processes(recipe: Recipe) -> Iterator[UsageError]:
         yield UsageError(
             f"`launcher: single` is one process, and `num_processes` is {recipe.num_processes}",
             "`--set launcher=ddp`",
+        )
+    if recipe.launcher == "fsdp" and recipe.device == "cpu":
+        yield UsageError(
+            "`launcher: fsdp` on CPUs: accelerate would run DDP instead",
+            "`--set launcher=zero3`, which shards on CPUs too, or use GPUs",
         )
     if recipe.device == "cpu" or recipe.method == "command":
         return

@@ -72,7 +72,7 @@ def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
     """Of the environment: DeepSpeed on a CPU must be told, and must not look for a compiler."""
     given: dict[str, str | None] = {WATCHED: "1", "TOKENIZERS_PARALLELISM": "false"}
     if cpu:
-        given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "ACCELERATE_USE_CPU": "true"}
+        given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "CUDA_VISIBLE_DEVICES": ""}
     if recipe.launcher != "single" and cpu:
         given |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return given

@@ -39,7 +39,8 @@ def training_arguments(recipe: Recipe, folder: Path) -> JSON:
         "data_seed": recipe.seed,
         "dataloader_num_workers": 0,
         "dataloader_drop_last": False,
-        "use_cpu": recipe.device == "cpu",
+        # With it accelerate would leave DeepSpeed out, which knows by DS_ACCELERATOR.
+        "use_cpu": recipe.device == "cpu" and recipe.launcher not in ("zero2", "zero3"),
         "ddp_find_unused_parameters": False,
         "ddp_timeout": COLLECTIVE_TIMEOUT_S,
         **_optimizer(recipe.optimizer),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BenchError, DataError, WorkerError
+from harness.errors import BenchError, DataError, UsageError, WorkerError
 from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, WATCHED
 from harness.types import Precision, Recipe
 
@@ -62,6 +62,7 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     """
     from trainers.watching import forget_steps_after, last_checkpoint
 
+    check_launcher(trainer.accelerator, recipe)
     last = last_checkpoint(folder)
     step = 0 if last is None else int(last.name.rpartition("-")[2])
     if trainer.is_world_process_zero():
@@ -72,6 +73,24 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save(model, trainer.processing_class, folder, recipe, state)
     trainer.accelerator.wait_for_everyone()
+
+
+def check_launcher(accelerator: Any, recipe: Recipe) -> None:
+    """Raises UsageError where accelerate distributes in another way than the recipe says: it falls
+    back to DDP without a word."""
+    wanted = {
+        "single": ("NO",),
+        "ddp": ("MULTI_GPU", "MULTI_CPU"),
+        "zero2": ("DEEPSPEED",),
+        "zero3": ("DEEPSPEED",),
+        "fsdp": ("FSDP",),
+    }
+    found = accelerator.distributed_type.name
+    if found not in wanted[recipe.launcher]:
+        raise UsageError(
+            f"`launcher: {recipe.launcher}` is not what accelerate does here: {found}",
+            "`--set launcher=ddp`, or use GPUs",
+        )
 
 
 def save(model: Any, tokenizer: Any, folder: Path, recipe: Recipe, state: Any = None) -> None:
