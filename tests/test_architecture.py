@@ -68,6 +68,7 @@ LAYERS = {
             "forgetting",
             "verdict",
             "pipeline",
+            "recipe_gap",
         ),
         *("judgements",),
         *("judging",),
