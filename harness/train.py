@@ -70,7 +70,8 @@ def _begin(
             listener.note(f"going on with {other.run_id}")
             again = replace(other, status="running", cause=None, error=None, argv=asked.argv)
             return runs.write_manifest(home, again), lock
-    files = {path.name: path for path in ready.folder.iterdir() if path.name != runs.WORKER_LOG}
+    passing = (runs.WORKER_LOG, ".lock")
+    files = {path.name: path for path in ready.folder.iterdir() if path.name not in passing}
     lock = runs.create_with(home, asked, files)
     stack.callback(os.close, lock)
     return asked, lock
