@@ -7,8 +7,12 @@ and change from release to release.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+import torch
+from accelerate import PartialState
 
 from harness.trainer import CHECKPOINTS
 from harness.types import JSON, Optimizer, Recipe
@@ -23,7 +27,11 @@ def training_arguments(recipe: Recipe, folder: Path) -> JSON:
 
     Make the configuration before the model is loaded: ZeRO-3 splits weights while they are read.
     """
+    meet = recipe.launcher in ("zero2", "zero3") and not torch.cuda.is_available()
+    if meet:
+        meet_on_cpus()
     return {
+        "accelerator_config": {"use_configured_state": meet},
         "output_dir": str(folder / CHECKPOINTS),
         "per_device_train_batch_size": recipe.micro_batch_size,
         "gradient_accumulation_steps": recipe.accumulation,
@@ -48,6 +56,16 @@ def training_arguments(recipe: Recipe, folder: Path) -> JSON:
         **_saving(recipe),
         **_sharding(recipe),
     }
+
+
+def meet_on_cpus() -> None:
+    """Have the processes of DeepSpeed find each other where there is no GPU.
+
+    Left to itself, accelerate 1.15 knows no backend then and takes each process for the only one.
+    """
+    if not torch.distributed.is_initialized():
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        PartialState(backend="gloo")
 
 
 def _optimizer(optimizer: Optimizer) -> JSON:

@@ -69,11 +69,6 @@ def load_model(recipe: Recipe, tokenizer: Any) -> Any:
 
     Under ZeRO-3 the training arguments must have been made before, or every process loads it all.
     """
-    if recipe.launcher == "zero3":
-        # Its own view of the processes, without which it splits the weights over one.
-        import deepspeed
-
-        deepspeed.init_distributed()
     loaded, report = AutoModelForCausalLM.from_pretrained(
         recipe.model_path,
         dtype=held_in(recipe),

@@ -1,8 +1,8 @@
 """What a training tells while it runs: measures of its steps, checkpoints, and its end.
 
-The measures are named alike whatever trainer wrote them, and the learning rate is the one that the
-step was taken with. transformers reads it after the step, when DeepSpeed, which moves its schedule
-within the step, has the next one already: the curves of ZeRO then look one step ahead.
+The measures are named alike whatever trainer wrote them. The learning rate is read before the step,
+so it is the one that the step was taken with: who moves the schedule, and when within the step,
+differs between DeepSpeed and the others.
 """
 
 from __future__ import annotations
