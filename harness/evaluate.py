@@ -7,8 +7,6 @@ each model to a `Session`; models that one engine can serve are asked together.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -150,17 +148,11 @@ def planned(
     specs = [place(spec, *engine_settings(spec, options)) for spec in found]
     chosen = [_asked_task(task, options) for task in _tasks(tasks)]
     _check_options(chosen, options)
-    folder = runs.runs_folder(home)
-    with runs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        drafts = Path(tempfile.mkdtemp(prefix=".plan-", dir=folder))
-    try:
+    with runs.draft(home, "plan") as drafts:
         plans = [_plan(task, options, drafts / f"{i}.jsonl") for i, task in enumerate(chosen)]
         # Only its plan tells whether a task of lm-eval generates.
         _check_options([plan.task for plan in plans], options)
         yield specs, plans
-    finally:
-        shutil.rmtree(drafts, ignore_errors=True)
 
 
 def engine_settings(spec: ModelSpec, options: Options) -> tuple[str, JSON]:

@@ -12,7 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import compare, estimate, evaluate, footprint, models, runs, store, train
+from harness import (
+    compare,
+    estimate,
+    evaluate,
+    footprint,
+    models,
+    runs,
+    store,
+    train,
+    training_plan,
+)
 from harness.compare import Comparison
 from harness.errors import UsageError
 from harness.forgetting import MARGIN, Forgetting, forgetting
@@ -21,6 +31,7 @@ from harness.registry import tasks as find_tasks
 from harness.session import Listener, Silent
 from harness.task import Task
 from harness.trainer import CHECKPOINTS, STEPS
+from harness.training_plan import Prepared
 from harness.types import JSON, ModelSpec, Recipe, Run
 from harness.verdict import three_sentences
 
@@ -102,7 +113,6 @@ class _Stages:
     base: ModelSpec
     domain: tuple[Task, ...]
     outside: tuple[Task, ...]
-    training: train.Options
 
     @property
     def tasks(self) -> list[Task]:
@@ -117,13 +127,20 @@ def train_then_eval(name: str, options: Options, listener: Listener | None = Non
     """
     told = listener or Silent()
     home = runs.home_folder(options.evaluation.home)
-    stages = _checked(name, options, home, told)
-    told.note(f"1/4 evaluating {stages.base.name} on {', '.join(one.id for one in stages.tasks)}")
-    base = evaluate.evaluate(stages.base.name, stages.tasks, options.evaluation, listener=told)
-    if any(run.status != "done" for run in base):
-        return _outcome(stages, base)
-    told.note(f"2/4 training {name}")
-    trained = train.train_recipe(name, stages.training, told)
+    training = training_plan.Options(
+        settings=options.settings,
+        register=options.register or Path(name).stem,
+        data_root=options.evaluation.data_root,
+        home=home,
+    )
+    with training_plan.prepared(name, training, told) as ready:
+        stages = _checked(name, ready, training, options, told)
+        told.note(f"1/4 evaluating {stages.base.name} on {_listed(stages.tasks)}")
+        base = evaluate.evaluate([stages.base], stages.tasks, options.evaluation, listener=told)
+        if any(run.status != "done" for run in base):
+            return _outcome(stages, base)
+        told.note(f"2/4 training {stages.model}")
+        trained = train.train_prepared(ready, training, told)
     if trained.status != "done":
         return _outcome(stages, base, trained)
     told.note(f"3/4 evaluating {stages.model}")
@@ -139,37 +156,32 @@ def train_then_eval(name: str, options: Options, listener: Listener | None = Non
     return judged
 
 
-def _checked(name: str, options: Options, home: Path, listener: Listener) -> _Stages:
-    """Everything that can be wrong with any stage, before the first one."""
-    training = train.Options(
-        settings=options.settings,
-        register=options.register or Path(name).stem,
-        data_root=options.evaluation.data_root,
-        home=home,
-    )
-    with train.prepared(name, training, listener) as ready:
-        spec, recipe, shape = ready.spec, ready.recipe, ready.asked.shape
-        _require_registered(spec, home)
-        domain = _found(shape.tasks)
-        known = {one.id for one in domain}
-        named = _found((*shape.outside, *options.outside))
-        outside = [one for one in named if one.id not in known]
-        if not domain:
-            raise UsageError(
-                f"the recipe `{name}` names no task that the model will be judged on",
-                "add `tasks: [arithmetic]` to it, or `--set 'tasks=[arithmetic]'`",
-            )
-        with evaluate.planned(spec.name, [*domain, *outside], options.evaluation):
-            # Planning alone finds missing data, and options that a task cannot honour.
-            pass
-    _require_room(home, recipe, spec, listener)
+def _checked(
+    name: str, ready: Prepared, training: training_plan.Options, options: Options, told: Listener
+) -> _Stages:
+    """What can be wrong with the evaluations, before the first stage."""
+    home, spec, shape = runs.home_folder(training.home), ready.spec, ready.asked.shape
+    _require_registered(spec, home)
+    domain = _found(shape.tasks)
+    known = {one.id for one in domain}
+    named = _found((*shape.outside, *options.outside))
+    outside = [one for one in named if one.id not in known]
+    if not domain:
+        raise UsageError(
+            f"the recipe `{name}` names no task that the model will be judged on",
+            "add `tasks: [arithmetic]` to it, or `--set 'tasks=[arithmetic]'`",
+        )
+    with evaluate.planned([spec], [*domain, *outside], options.evaluation):
+        # Planning alone finds missing data, and options that a task cannot honour.
+        pass
+    _require_room(home, ready.recipe, spec, told)
     return _Stages(
-        model=str(training.register),
-        base=spec,
-        domain=tuple(domain),
-        outside=tuple(outside),
-        training=training,
+        model=str(training.register), base=spec, domain=tuple(domain), outside=tuple(outside)
     )
+
+
+def _listed(tasks: Sequence[Task]) -> str:
+    return ", ".join(one.id for one in tasks)
 
 
 def _found(names: Sequence[str]) -> list[Task]:

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -169,6 +170,28 @@ def create_with(home: Path, run: Run, files: Mapping[str, Path]) -> int:
             shutil.copyfile(path, folder / name)
     write_manifest(home, run)
     return held
+
+
+@contextlib.contextmanager
+def draft(home: Path, kind: str) -> Iterator[Path]:
+    """A hidden folder for what is not a run yet; it vanishes with the context.
+
+    Those that a killed process left behind vanish too: nobody holds them.
+    """
+    folder = runs_folder(home)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f".{kind}-*"):
+            if (old / ".lock").exists() and not is_locked(old):
+                shutil.rmtree(old, ignore_errors=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder))
+    held = lock(place)
+    assert held is not None, "a new folder has no other holder"
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(held)
 
 
 def lock(folder: Path) -> int | None:

@@ -32,8 +32,14 @@ def train_recipe(name: str, options: Options, listener: Listener | None = None) 
     Raises BenchError where nothing was started.
     """
     told = listener or Silent()
+    with prepared(name, options, told) as ready:
+        return train_prepared(ready, options, told)
+
+
+def train_prepared(ready: Prepared, options: Options, told: Listener) -> Run:
+    """The same for a recipe that was checked already."""
     home = runs.home_folder(options.home)
-    with prepared(name, options, told) as ready, ExitStack() as stack:
+    with ExitStack() as stack:
         if ready.recipe.num_machines > 1 and meeting_of(ready.asked).rank > 0:
             return _joined(home, ready, told)
         stack.callback(store.sync, home, say=told.note)
@@ -64,7 +70,8 @@ def _begin(
             listener.note(f"going on with {other.run_id}")
             again = replace(other, status="running", cause=None, error=None, argv=asked.argv)
             return runs.write_manifest(home, again), lock
-    files = {path.name: path for path in ready.folder.iterdir() if path.name != runs.WORKER_LOG}
+    passing = (runs.WORKER_LOG, ".lock")
+    files = {path.name: path for path in ready.folder.iterdir() if path.name not in passing}
     lock = runs.create_with(home, asked, files)
     stack.callback(os.close, lock)
     return asked, lock

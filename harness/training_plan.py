@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -60,11 +59,7 @@ def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepar
     recipe_check.check(asked, recipe, spec)
     _check_name(options.register, home)
     data, flags, found = _data(asked, options, listener)
-    folder = runs.runs_folder(home)
-    with runs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".train-", dir=folder))
-    try:
+    with runs.draft(home, "train") as draft:
         digest = _write(draft, recipe, data, found)
         checked = _checked(home, draft, recipe)
         key = fingerprint({"model": spec.fingerprint, "recipe": to_json(recipe), "data": digest})
@@ -78,8 +73,6 @@ def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepar
             folder=draft,
             key=key,
         )
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _resolved(asked: Asked, spec: ModelSpec) -> Recipe:

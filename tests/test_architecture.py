@@ -72,6 +72,7 @@ LAYERS = {
             "forgetting",
             "verdict",
             "pipeline",
+            "recipe_gap",
         ),
         *("judgements",),
         *("judging",),

@@ -141,3 +141,14 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> 
     with pytest.raises(StoreError, match="disk is full"), runs.writing(path):
         Path("/dev/full").write_text("x")
     assert path.read_text() == "old"
+
+
+def test_a_draft_vanishes_and_takes_those_of_killed_processes_with_it(tmp_path: Path) -> None:
+    left = runs.runs_folder(tmp_path) / ".plan-left"
+    left.mkdir(parents=True)
+    (left / ".lock").touch()
+    with runs.draft(tmp_path, "plan") as first, runs.draft(tmp_path, "plan") as second:
+        assert not left.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert list(runs.runs_folder(tmp_path).iterdir()) == []

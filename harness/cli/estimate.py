@@ -1,4 +1,4 @@
-"""`bench estimate`: memory, hours and money of a recipe before a GPU is rented."""
+"""`bench estimate` and `bench compare-recipes`: what recipes take, and how they differ."""
 
 from __future__ import annotations
 
@@ -104,3 +104,27 @@ def _say(found: Sequence[Estimate]) -> None:
         else:
             output.say(f"{name}: speed from {one.speed.source}")
     output.say(_ERROR)
+
+
+def compare_recipes(
+    a: Annotated[str, typer.Argument(help="A recipe, by name or path.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    format: Format = "table",
+    as_json: AsJSON = False,
+) -> None:
+    """Every setting in which two recipes differ, with the ratio of numbers."""
+    from harness import recipe_gap, recipes
+
+    format = output.known_format("json" if as_json else format)
+    found = recipe_gap.gaps(recipes.read(a, {}), recipes.read(b, {}))
+    if format == "json":
+        output.print_json(
+            [{"setting": g.setting, "a": g.a, "b": g.b, "ratio": g.ratio} for g in found]
+        )
+        return
+    rows = [[g.setting, _value(g.a), _value(g.b), recipe_gap.in_words(g.ratio)] for g in found]
+    print(output.render(["setting", a, b, "gap"], rows, format))
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else output.cell(value)
