@@ -69,8 +69,13 @@ def command(recipe: Recipe, folder: Path, meeting: Meeting) -> tuple[str, list[s
 
 
 def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
-    """Of the environment: DeepSpeed on a CPU must be told, and must not look for a compiler."""
-    given: dict[str, str | None] = {WATCHED: "1", "TOKENIZERS_PARALLELISM": "false"}
+    """Of the environment: DeepSpeed on a CPU must be told, and must not look for a compiler; TRL
+    would report each training to its makers."""
+    given: dict[str, str | None] = {
+        WATCHED: "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     if cpu:
         given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "CUDA_VISIBLE_DEVICES": ""}
     if recipe.launcher != "single" and cpu:
