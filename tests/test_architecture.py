@@ -27,6 +27,7 @@ LAYERS = {
         "judges",
         "logistic",
         "alpaca_eval",
+        "geometry",
     },
     2: {"registry", "models", "model_registry", "model_check", "checkpoints"},
     3: {
