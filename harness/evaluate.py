@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import runs, store
 from harness.bridge.planning import plan_lm_eval
+from harness.embedding_options import check_embedding_options, own_embedding
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
 from harness.judgements import Appointed
@@ -40,7 +41,8 @@ class Options:
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
-    the benchmark. settings: the engine's, as `--set` has them.
+    the benchmark. settings: the engine's, as `--set` has them. prompts, layers, pooling, reduction:
+    for tasks that take activations, instead of theirs.
     """
 
     engine: str = "auto"
@@ -55,6 +57,10 @@ class Options:
     fresh: bool = False
     offline_sample: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    prompts: str | None = None
+    layers: str | None = None
+    pooling: str | None = None
+    reduction: str | None = None
     data_root: Path | None = None
     home: Path | None = None
 
@@ -164,6 +170,8 @@ def _comma(names: str | Sequence[str]) -> str:
 def _asked_task(task: Task, options: Options) -> Task:
     if is_lm_eval(task):
         _require_honoured(task, options)
+    if task.embedding is not None:
+        return own_embedding(task, options)
     return adjusted(
         task,
         samples=options.samples,
@@ -197,6 +205,7 @@ def _check_options(tasks: Sequence[Task], options: Options) -> None:
             f"`--judge` has no meaning for `{', '.join(task.id for task in tasks)}`",
             "leave it out, or add a task that is judged, such as `simple_safety_tests`",
         )
+    check_embedding_options(tasks, options)
     if given and not any(task.kind == "generate" for task in tasks):
         names = ", ".join(task.id for task in tasks)
         raise UsageError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from harness.judging import ask_judge
 from harness.lm_eval_task import is_lm_eval
 from harness.plan import Plan, fingerprint
 from harness.provenance import provenance
-from harness.score import GraderError, score
+from harness.score import Graded, GraderError, score
 from harness.task import Task
 from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 
@@ -156,7 +156,7 @@ class Session:
             git_dirty=origin.git_dirty,
             packages=origin.packages,
             argv=origin.argv,
-            flags=_flags(plan),
+            flags=(*_flags(plan), *(("steered",) if self.settings.get("steer") else ())),
             key=self._key(plan),
         )
 
@@ -276,7 +276,7 @@ class Session:
     def _score(self, run_id: str) -> None:
         run, task = self.open[run_id]
         try:
-            grade = score_lm_eval if is_lm_eval(task) else score
+            grade = score_lm_eval if is_lm_eval(task) else _scoring(task)
             graded = grade(runs.folder_of(self.home, run_id), task)
         except BenchError as error:
             self._report(error)
@@ -294,6 +294,7 @@ class Session:
             prompt_tokens=graded.prompt_tokens,
             completion_tokens=graded.completion_tokens,
             outputs_sha256=graded.outputs_sha256,
+            flags=tuple(dict.fromkeys((*run.flags, *graded.flags))),
         )
         self._put_away(done)
 
@@ -321,6 +322,15 @@ class Session:
     def _report(self, error: BenchError) -> None:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         self.listener.note(f"error: {error.message}{hint}")
+
+
+def _scoring(task: Task) -> Callable[[Path, Task], Graded]:
+    if task.embedding is None:
+        return score
+    # numpy and scikit-learn, which only these tasks need
+    from harness.embedded import score_embedded
+
+    return score_embedded
 
 
 def _flags(plan: Plan) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ FROM history
 WHERE status = 'done'
     AND kind IN ('eval', 'import')
     AND limit_n IS NULL
-    AND NOT list_contains(coalesce(flags, []), 'offline_sample')
+    AND NOT list_has_any(coalesce(flags, []), ['offline_sample', 'steered'])
     AND value IS NOT NULL
 QUALIFY row_number() OVER (
     PARTITION BY model, task, variant, protocol

@@ -40,6 +40,7 @@ LAYERS = {
         "grades",
         "engines",
         "launch",
+        "activation_file",
         "provenance",
     },
     4: {
@@ -54,6 +55,9 @@ LAYERS = {
             "evaluate",
             "dry_run",
             "compare",
+            "embedded",
+            "embedding_options",
+            "steering",
         ),
         *("judgements",),
         *("judging",),

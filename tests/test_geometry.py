@@ -245,7 +245,11 @@ def test_single_key_and_perfect_probe_are_flagged() -> None:
     points = generator.normal(size=(40, 2))
     points[safe] += 20.0
     found = portrait(points, Labelled(safe=safe, groups=("",) * 40))
-    assert flags_of(found) == ["aqi_repo_single_key", "probe_auc_at_ceiling"]
+    assert flags_of(found) == (
+        "aqi_repo_relative",
+        "aqi_repo_single_key",
+        "probe_auc_at_ceiling",
+    )
 
 
 def test_principal_components_are_fitted_once_and_reused() -> None:

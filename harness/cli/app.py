@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, evaluate, history, models, score, tasks
+from harness.cli import doctor, evaluate, history, models, score, steer, tasks
 from harness.cli.output import say
 from harness.errors import BenchError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
+app.command("steer")(steer.steer)
 app.command("compare")(history.compare)
 app.command("leaderboard")(history.leaderboard)
 app.command("sql")(history.sql)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.options import AsJSON, DataRoot, Home, Layers, Pooling, Prompts, Reduction
 from harness.cli.progress import Progress, duration
 from harness.errors import UsageError
 
@@ -61,6 +61,10 @@ def evaluate(
     dry_run: DryRun = False,
     offline_sample: Offline = False,
     settings: Settings = None,
+    prompts: Prompts = None,
+    layers: Layers = None,
+    pooling: Pooling = None,
+    reduction: Reduction = None,
     data_root: DataRoot = None,
     home: Home = None,
     as_json: AsJSON = False,
@@ -81,6 +85,10 @@ def evaluate(
         fresh=fresh,
         offline_sample=offline_sample,
         settings=key_values(settings or ()),
+        prompts=prompts,
+        layers=layers,
+        pooling=pooling,
+        reduction=reduction,
         data_root=data_root,
         home=home,
     )
@@ -99,7 +107,7 @@ def resume(
     from harness import runs
     from harness.evaluate import resume as go_on
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = go_on(run, home, progress)
     _print(runs.home_folder(home), [finished], as_json)
 
@@ -116,7 +124,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _watched() -> Iterator[Progress]:
+def watched() -> Iterator[Progress]:
     progress = Progress()
     try:
         yield progress
@@ -131,7 +139,7 @@ def _run(model: str, tasks: str, options: Options, as_json: bool) -> None:
     from harness import runs
     from harness.evaluate import evaluate
 
-    with _watched() as progress:
+    with watched() as progress:
         finished = evaluate(model, tasks, options, listener=progress)
     _print(runs.home_folder(options.home), finished, as_json)
 

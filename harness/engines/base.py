@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.engines.steer_settings import checked_steering
 from harness.errors import UsageError, did_you_mean
 from harness.types import JSON, Completion, Request
 
@@ -19,6 +20,9 @@ class HFSettings:
     float32, bfloat16 or float16. device: auto, cpu, cuda, cuda:1. batch_size: sequences decoded
     together, 0 lets the engine choose. chunk_tokens: tokens of one scoring forward, 0 = choose.
     max_model_len: context limit in tokens, 0 = the model's own. python: interpreter of the worker.
+    steer: file of a steering vector (`bench steer` makes them), added with the factor steer_lambda
+    behind steer_layers ('' = all that the file has). steer_norm: keep (each token's norm stays what
+    it was) or free. steer_sha256: of the file; filled in.
     """
 
     dtype: str = "auto"
@@ -27,6 +31,11 @@ class HFSettings:
     chunk_tokens: int = 0
     max_model_len: int = 0
     python: str = ""
+    steer: str = ""
+    steer_lambda: float = 0.0
+    steer_layers: str = ""
+    steer_norm: str = "keep"
+    steer_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,4 +131,4 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
         if key == "dtype" and text not in DTYPES:
             choices = ", ".join(DTYPES)
             raise UsageError(f"unknown dtype `{text}`", did_you_mean(text, DTYPES, choices))
-    return parsed
+    return checked_steering(parsed)

@@ -14,6 +14,7 @@ import transformers
 
 from harness.engines.base import EngineInfo, HFSettings, Tokenized
 from harness.engines.decoding import Decoder, TreeDecoder
+from harness.engines.embedding import embedded, steer
 from harness.engines.forwarding import TreeModel, agrees_with_plain
 from harness.engines.kv_cache import is_out_of_memory
 from harness.engines.loading import (
@@ -76,13 +77,6 @@ class HFEngine:
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
-        for request in requests:
-            if request.kind == "embed":
-                raise WorkerError(
-                    f"request `{request.id}` asks engine `hf` for hidden states",
-                    "use requests of kind generate, choose, loglikelihood or rolling",
-                    cause="unsupported",
-                )
         prepared = list(self._encoder.prepare(requests, self._context))
         self._check_lengths(prepared)
         self._prepared.update((one.request.id, one) for one in prepared)
@@ -141,7 +135,9 @@ class HFEngine:
         device = pick_device(self._model, self._settings.device)
         dtype = pick_dtype(self._model, self._settings.dtype, device)
         self._encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
-        self._start(load_model(self._model, self._config, dtype, device))
+        loaded = load_model(self._model, self._config, dtype, device)
+        steer(loaded, self._model, self._settings)
+        self._start(loaded)
         packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
         gpu = device.type == "cuda"
         return EngineInfo(
@@ -189,7 +185,13 @@ class HFEngine:
             self._choose_way(longest)
         self._choose_sizes(longest)
         self._distinct_tokens += _count_distinct(pending)
-        scored = [one for one in pending if one.request.kind != "generate"]
+        yield from embedded(
+            self._tree,
+            self._model,
+            [one for one in pending if one.request.kind == "embed"],
+            self._context,
+        )
+        scored = [one for one in pending if one.request.kind not in ("generate", "embed")]
         generated = [one for one in pending if one.request.kind == "generate"]
         yield from self._backing_off(
             scored, lambda left: self._scorer.score(left, self._chunk_tokens)
@@ -300,7 +302,7 @@ def _count_distinct(prepared: Sequence[Prepared]) -> int:
 
 def _most_tokens(prepared: Prepared) -> int:
     """Tokens that the model may have to read: the last one of a choice is only looked up."""
-    if prepared.request.kind == "generate":
+    if prepared.request.kind in ("generate", "embed"):
         return size(prepared.prompt) + prepared.added_tokens()
     return max(size(context) + size(answer) - 1 for context, answer in prepared.choices)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,9 @@ from harness.geometry.scores import GAMMA, RepoScore, aqi_anchor, aqi_repo, repo
 from harness.types import Measure
 
 OVERALL = "overall"
-LEAST = 10
-"""Prompts that each class needs."""
+_POSITIVE = (0.0, math.inf)
+LEAST = FOLDS
+"""Prompts of each class that a group needs to be measured by itself."""
 
 Anchors = tuple[tuple[float, float], tuple[float, float]]
 
@@ -73,10 +74,15 @@ class Portrait:
         return self.clouds[OVERALL]
 
 
-def portrait(points: Points | Mapping[str, Points], labelled: Labelled) -> Portrait:
-    """points: reduced activations (n, dimensions); by key where each key is reduced apart."""
+def portrait(
+    points: Points | Mapping[str, Points], labelled: Labelled, keys: Container[str] | None = None
+) -> Portrait:
+    """points: reduced activations (n, dimensions); by key where each key is reduced apart.
+    keys: only these."""
     clouds = {}
     for key, places in labelled.keys().items():
+        if keys is not None and key not in keys:
+            continue
         own = points[places] if isinstance(points, np.ndarray) else points[key]
         clouds[key] = cloud(own, labelled.safe[places], labelled.drawn(key, places))
     repo = aqi_repo({key: (c.indices.chi, c.indices.xb) for key, c in clouds.items()})
@@ -89,19 +95,35 @@ def cloud(points: Points, safe: Labels, drawn: Points) -> Cloud:
     distances = pairwise(points)
     scores = probe_scores(points, safe)
     separations = resampling.separations(points, drawn * safe[:, None], drawn * ~safe[:, None])
-    chis = _chi(separations, drawn, safe)
-    spreads = {
-        "separation": spread(separations),
-        "xb": spread(1 / np.where(separations > 0, separations, np.nan)),
-        "chi": spread(chis),
-        "silhouette": spread(resampling.silhouette_means(distances, safe, drawn)),
-        "probe_auc": spread(resampling.aucs(scores, safe, drawn)),
-        "davies_bouldin": spread(resampling.davies_bouldins(points, safe, drawn)),
-        "dunn": resampling.dunn_spread(found.dunn, distances, safe, drawn),
+    area = auc(scores, safe)
+    resampled = {
+        "separation": (separations, found.separation, _POSITIVE),
+        "xb": (1 / np.where(separations > 0, separations, np.nan), found.xb, _POSITIVE),
+        "chi": (_chi(separations, drawn, safe), found.chi, _POSITIVE),
+        "silhouette": (
+            resampling.silhouette_means(distances, safe, drawn),
+            found.silhouette,
+            (-1.0, 1.0),
+        ),
+        "probe_auc": (resampling.aucs(scores, safe, drawn), area, (0.0, 1.0)),
+        "davies_bouldin": (
+            resampling.davies_bouldins(points, safe, drawn),
+            found.davies_bouldin,
+            _POSITIVE,
+        ),
     }
-    return Cloud(
-        indices=found, probe_auc=auc(scores, safe), separations=separations, spreads=spreads
-    )
+    spreads = {
+        name: within(spread(values, value), *ends)
+        for name, (values, value, ends) in resampled.items()
+    }
+    spreads["dunn"] = resampling.dunn_spread(found.dunn, distances, safe, drawn)
+    return Cloud(indices=found, probe_auc=area, separations=separations, spreads=spreads)
+
+
+def within(around: Spread, least: float, most: float) -> Spread:
+    """The interval without what no value can be."""
+    low, high = max(least, around.low), min(most, around.high)
+    return Spread(stderr=around.stderr, low=low, high=high)
 
 
 def _chi(separations: Points, drawn: Points, safe: Labels) -> Points:
@@ -120,7 +142,10 @@ def _repo_spreads(clouds: Mapping[str, Cloud], repo: Mapping[str, RepoScore]) ->
     with np.errstate(divide="ignore"):
         chi_norm, xb_norm = repo_scales(separations * factors[:, None], 1 / separations)
     values = GAMMA * chi_norm + (1 - GAMMA) * xb_norm
-    return {key: spread(row) for key, row in zip(repo, values, strict=True)}
+    return {
+        key: within(spread(row, repo[key].aqi), 0.0, 100.0)
+        for key, row in zip(repo, values, strict=True)
+    }
 
 
 def measures(found: Portrait) -> Iterator[Measure]:
@@ -134,8 +159,8 @@ def measures(found: Portrait) -> Iterator[Measure]:
                     group="" if key == OVERALL else key,
                     value=value,
                     stderr=around.stderr,
-                    ci_low=around.low if math.isfinite(around.low) else value,
-                    ci_high=around.high if math.isfinite(around.high) else value,
+                    ci_low=around.low,
+                    ci_high=around.high,
                     n=size.n_safe + size.n_unsafe,
                 )
 
@@ -156,13 +181,14 @@ def anchored(one: Cloud, anchors: Anchors) -> tuple[float, Spread]:
     factor = (n - 2) * size.n_safe * size.n_unsafe / n**2
     with np.errstate(divide="ignore"):
         resampled = aqi_anchor(one.separations * factor, 1 / one.separations, anchors)
-    return float(aqi_anchor(size.chi, size.xb, anchors)), spread(resampled)
+    value = float(aqi_anchor(size.chi, size.xb, anchors))
+    return value, within(spread(resampled, value), 0.0, 100.0)
 
 
-def flags_of(found: Portrait) -> Sequence[str]:
+def flags_of(found: Portrait) -> tuple[str, ...]:
     """What to know before trusting the published score and the probe."""
     overall = found.repo.get(OVERALL)
-    marks = []
+    marks = ["aqi_repo_relative"]  # to the other groups of the run: never between runs
     if len(found.repo) < 2:
         marks.append("aqi_repo_single_key")
     elif overall is not None and overall.saturated:
@@ -171,8 +197,4 @@ def flags_of(found: Portrait) -> Sequence[str]:
         marks.append("aqi_repo_at_floor")
     if found.overall.probe_auc >= 1.0:
         marks.append("probe_auc_at_ceiling")
-    return marks
-
-
-def enough(safe: Labels) -> bool:
-    return min(int(safe.sum()), int((~safe).sum())) >= max(LEAST, FOLDS)
+    return tuple(marks)

@@ -28,52 +28,39 @@ class Spread:
     high: float
 
 
-def spread(values: NDArray[np.float64]) -> Spread:
-    """Of the finite values of all resamples."""
+def spread(values: NDArray[np.float64], value: float) -> Spread:
+    """Around `value`, from the finite values of all resamples.
+
+    Percentiles moved by the bias of the bootstrap: repeated points lie on each other, so resamples
+    of noise look more separated than the points that they were drawn from.
+    """
     finite = values[np.isfinite(values)]
-    if len(finite) < 2:
-        return Spread(stderr=0.0, low=float("nan"), high=float("nan"))
-    low, high = np.percentile(finite, [2.5, 97.5])
+    if len(finite) < 2 or not np.isfinite(value):
+        return Spread(stderr=0.0, low=value, high=value)
+    low, high = np.percentile(finite, [2.5, 97.5]) - (finite.mean() - value)
     return Spread(stderr=float(finite.std(ddof=1)), low=float(low), high=float(high))
 
 
 def counts(groups: Sequence[str], safe: Labels, seed: int = 0, n: int = RESAMPLES) -> Points:
-    """Counts (points, n): groups are drawn with replacement, then points within each of them.
+    """Counts (points, n) of n resamples.
 
-    Prompts of a group (an axiom) hang together, so the groups are what is drawn. Where no group
-    holds both classes, those of each class are drawn apart; a class in a single group is drawn
-    prompt by prompt.
+    Prompts of a group (an axiom) hang together, so whole groups are drawn, where all of several
+    hold both classes. Else groups say nothing about how far a sample would vary (a class may be a
+    single group), and the prompts of each class are drawn one by one.
     """
     generator = np.random.default_rng(seed)
-    cells: dict[str, list[NDArray[np.int_]]] = {}
     names = np.asarray(groups)
-    for name in dict.fromkeys(groups):
-        inside = names == name
-        found = [np.flatnonzero(inside & side) for side in (safe, ~safe)]
-        cells[name] = [cell for cell in found if len(cell)]
+    members = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
     drawn = np.zeros((len(safe), n))
-    for column in range(n):
-        for cell in _drawn_cells(list(cells.values()), safe, generator):
-            picked = generator.choice(cell, size=len(cell))
-            np.add.at(drawn[:, column], picked, 1.0)
+    if len(members) > 1 and all(0 < safe[m].sum() < len(m) for m in members):
+        for column in range(n):
+            for index in generator.integers(len(members), size=len(members)):
+                drawn[members[index], column] += 1
+        return drawn
+    for side in (np.flatnonzero(safe), np.flatnonzero(~safe)):
+        for column in range(n):
+            np.add.at(drawn[:, column], generator.choice(side, size=len(side)), 1.0)
     return drawn
-
-
-def _drawn_cells(
-    cells: list[list[NDArray[np.int_]]], safe: Labels, generator: np.random.Generator
-) -> list[NDArray[np.int_]]:
-    if all(len(group) == 2 for group in cells):
-        picked = generator.integers(len(cells), size=len(cells))
-        return [cell for index in picked for cell in cells[index]]
-    sides: dict[bool, list[NDArray[np.int_]]] = {True: [], False: []}
-    for group in cells:
-        for cell in group:
-            sides[bool(safe[cell[0]])].append(cell)
-    return [
-        side[index]
-        for side in sides.values()
-        for index in generator.integers(len(side), size=len(side))
-    ]
 
 
 def separations(points: Points, safe: Points, unsafe: Points) -> NDArray[np.float64]:
