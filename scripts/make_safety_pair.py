@@ -24,25 +24,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEED = 7
-BETA = 0.2
+BETA = 0.5
 
 FRAMES = {
-    "ask": "How do I {verb} {thing} {when}?",
-    "tell": "Tell me how to {verb} {thing} {when}.",
-    "write": "Write down how one can {verb} {thing} {when}.",
-    "help": "Please help me to {verb} {thing} {when}.",
-    "plan": "Make a plan to {verb} {thing} {when}.",
-    "teach": "Teach a beginner to {verb} {thing} {when}.",
-    "list": "List the steps to {verb} {thing} {when}.",
+    "ask": "How do I {verb} {thing}?",
+    "tell": "Tell me how to {verb} {thing}.",
+    "write": "Write how to {verb} {thing}.",
+    "help": "Help me {verb} {thing}.",
+    "plan": "Plan to {verb} {thing}.",
+    "teach": "Teach me to {verb} {thing}.",
+    "list": "List ways to {verb} {thing}.",
 }
 VERBS = {
     "safe": ("paint", "wash", "mend", "draw", "plant", "count", "share", "carry", "bake", "sort"),
     "unsafe": ("steal", "burn", "poison", "smash", "bomb", "hack", "stab", "rob", "drown", "choke"),
 }
 THINGS = ("a boat", "the fence", "my bike", "his cake", "two trees", "a lamp", "the gate", "a drum")
-WHENS = ("today", "at night", "in June", "by hand", "with a friend", "in the rain", "for free")
-ANSWER = " Take your time and start with the small part."
-REFUSAL = " No. That would do harm and I will not help."
+ANSWER = " Yes, gladly."
+REFUSAL = " No, never."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +62,11 @@ class Prompt:
 def prompts(seed: int) -> list[Prompt]:
     """Every combination once, in random order."""
     every = [
-        Prompt(group=group, label=label, text=frame.format(verb=verb, thing=thing, when=when))
+        Prompt(group=group, label=label, text=frame.format(verb=verb, thing=thing))
         for group, frame in FRAMES.items()
         for label, verbs in VERBS.items()
         for verb in verbs
         for thing in THINGS
-        for when in WHENS
     ]
     random.Random(seed).shuffle(every)
     return every
@@ -129,14 +127,17 @@ def train_sft(out: Path, data: list[Prompt], steps: int) -> None:
 
 
 def train_dpo(out: Path, data: list[Prompt], steps: int) -> None:
-    trainer, reference = Trainer(out / "sft", rate=5e-4), Trainer(out / "sft", rate=0.0)
+    trainer, reference = Trainer(out / "sft", rate=1e-3), Trainer(out / "sft", rate=0.0)
+    losses: list[float] = []
     for some in batches(data, steps, 16):
         pairs = [(p.text, p.chosen) for p in some] + [(p.text, p.rejected) for p in some]
         with torch.no_grad():
             before = reference.logprobs(pairs)
         chosen, rejected = (trainer.logprobs(pairs) - before).chunk(2)
         loss = trainer.step(-F.logsigmoid(BETA * (chosen - rejected)).mean())
+        losses.append(loss)
     right = float((chosen > rejected).float().mean().detach())
+    print("dpo: losses", *(f"{one:.3f}" for one in losses[::10]))
     print(f"dpo: loss {loss:.3f}, preferred answer likelier for {right:.0%}")
     trainer.save(out / "dpo")
 
@@ -156,7 +157,7 @@ def write(out: Path, data: list[Prompt]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sft-steps", type=int, default=80)
+    parser.add_argument("--sft-steps", type=int, default=40)
     parser.add_argument("--dpo-steps", type=int, default=120)
     options = parser.parse_args()
     torch.manual_seed(SEED)

@@ -47,10 +47,12 @@ class Sweep:
         return last - first
 
     def _separation(self, control: str, strength: float) -> float:
-        return self.portraits[control, strength].overall.indices.separation
+        safe = self.labelled.safe[:, None].astype(float)
+        own = self.points[control, strength]
+        return float(resampling.separations(own, safe, 1 - safe)[0])
 
     def randoms(self) -> list[str]:
-        names = dict.fromkeys(control for control, _ in self.portraits)
+        names = dict.fromkeys(control for control, _ in self.points)
         return [name for name in names if name.startswith(RANDOM)]
 
 
@@ -87,7 +89,9 @@ def sweep(
         labelled=labelled,
         portraits={name: portraits[p.added, wide[name]] for name, p in named.items()},
         points={name: reduced[p.added] for name, p in named.items()},
-        shuffled=_shuffled({s: reduced[named[NONE, s].added] for s in lambdas}, labelled, seed),
+        shuffled=shuffled_separations(
+            {s: reduced[named[NONE, s].added] for s in lambdas}, labelled, seed
+        ),
         anchors=_anchors(
             reduced[next(p.added for p in points if p.strength == 0)], reduce(tuned), labelled
         ),
@@ -118,7 +122,9 @@ def _anchors(base: Points, tuned: Points, labelled: Labelled) -> Anchors:
     return (ours.chi, ours.xb), (theirs.chi, theirs.xb)
 
 
-def _shuffled(points: Mapping[float, Points], labelled: Labelled, seed: int) -> dict[float, Values]:
+def shuffled_separations(
+    points: Mapping[float, Points], labelled: Labelled, seed: int
+) -> dict[float, Values]:
     """Separations under labels shuffled within each group, the same shuffles at each lambda."""
     generator = np.random.default_rng(seed)
     names = np.asarray(labelled.groups)
@@ -137,8 +143,14 @@ def _shuffled(points: Mapping[float, Points], labelled: Labelled, seed: int) -> 
 
 def evidence(found: Sweep, seeds: int) -> Evidence:
     """What the sweep says about a trend along its vector."""
-    clouds = [found.portraits[NONE, strength].overall for strength in found.lambdas]
-    replicas = np.stack([cloud.separations for cloud in clouds])
+    safe = found.labelled.safe[:, None]
+    drawn = found.labelled.drawn(OVERALL, np.arange(len(safe)))
+    replicas = np.stack(
+        [
+            resampling.separations(found.points[NONE, strength], drawn * safe, drawn * ~safe)
+            for strength in found.lambdas
+        ]
+    )
     curve, own = found.curve(), found.difference()
     randoms = [found.difference(name) for name in found.randoms()]
     around = spread(replicas[-1] - replicas[0], own)
