@@ -109,6 +109,10 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
     run = runs.find(place, wanted)
     if run.status == "done":
         return run
+    if run.kind == "steer":
+        raise UsageError(
+            f"`{run.run_id}` is a sweep", "repeat the `bench steer` command: it goes on by itself"
+        )
     spec = resolve(find_model(run.model, place))
     if spec.fingerprint != run.model_fingerprint:
         raise UsageError(
