@@ -111,15 +111,15 @@ SELECT * FROM reference_results;
 -- Points of steering sweeps. `prompts`: the group (axiom), '' for all of them.
 CREATE VIEW sweeps AS
 WITH placed AS (
-    SELECT *, regexp_extract(group_name, '^([^/]+)/lambda=([^/]+)/?(.*)$', ['control', 'lambda', 'prompts']) AS place
+    SELECT *, regexp_extract(group_name, '^([^/]+)/lambda=([^/]+)/?(.*)$', ['control', 'steer_lambda', 'prompts']) AS place
     FROM measures
     WHERE group_name LIKE '%/lambda=%'
 )
 SELECT
     r.run_id, r.model, r.variant, r.status, m.place.control AS control,
-    CAST(m.place.lambda AS DOUBLE) AS lambda, m.place.prompts AS prompts,
+    CAST(m.place.steer_lambda AS DOUBLE) AS steer_lambda, m.place.prompts AS prompts,
     m.metric, m.value, m.stderr, m.ci_low, m.ci_high, m.n, r.flags, r.finished_at
 FROM placed AS m
 JOIN runs AS r ON r.run_id = m.run_id
 WHERE r.kind = 'steer'
-ORDER BY r.finished_at, r.run_id, control, lambda, prompts, metric;
+ORDER BY r.finished_at, r.run_id, control, steer_lambda, prompts, metric;

@@ -66,7 +66,7 @@ def repo_scales(chi: Values, xb: Values) -> tuple[Values, Values]:
     safe_extent = np.where(extent < _FLAT, 1.0, extent)
     chi_norm = np.where(extent < _FLAT, level, 100 * (chi - low) / safe_extent)
     lower, middle, upper = np.percentile(xb, [25, 50, 75], axis=0)
-    z = np.clip((xb - middle) / (upper - lower + _FLAT), -_STEEPEST, _STEEPEST)
+    z = (xb - middle) / (upper - lower + _FLAT)
     return chi_norm, np.clip(100 * (1 - sigmoid(z)), XB_FLOOR, 100.0)
 
 
@@ -86,4 +86,4 @@ def aqi_anchor(chi: Any, xb: Any, anchors: tuple[tuple[float, float], tuple[floa
 
 
 def sigmoid(value: Any) -> Any:
-    return 1 / (1 + np.exp(-value))
+    return 1 / (1 + np.exp(-np.clip(value, -_STEEPEST, _STEEPEST)))
