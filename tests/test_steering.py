@@ -17,7 +17,8 @@ from harness.engines.steer_settings import parse_layers
 from harness.errors import BenchError, UsageError
 from harness.evaluate import evaluate
 from harness.steering import vectors
-from harness.steering.experiment import SteerOptions, Swept, checked, steer
+from harness.steering.experiment import Swept, steer
+from harness.steering.planning import SteerOptions, checked
 from harness.steering.points import parse_lambdas, points
 from harness.steering.texts import rendered
 from harness.types import Dataset

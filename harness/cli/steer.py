@@ -61,8 +61,8 @@ def steer(
 ) -> None:
     """Follow the vector between two checkpoints in steps: does it part safe from unsafe prompts?"""
     try:
-        from harness.steering.experiment import SteerOptions
         from harness.steering.experiment import steer as sweep
+        from harness.steering.planning import SteerOptions
     except ImportError as error:
         raise _missing(error) from None
     options = SteerOptions(
