@@ -108,7 +108,7 @@ def _new_run(plan: Experiment, requests: Plan) -> Run:
         "lambdas": plan.lambdas,
         "layers": plan.layers,
         "texts": [plan.texts.revision, len(plan.texts.lines)],
-        "tasks": [other.id for other in plan.others],
+        "tasks": plan.others,
         **{
             name: getattr(options, name)
             for name in ("mode", "vector", "side", "vector_pooling", "norm", "controls", "seeds")
@@ -300,7 +300,7 @@ class _Work:
             }
             finished = evaluate(
                 [self.plan.pair.base.name],
-                [task.id for task in self.plan.others],
+                self.plan.others,
                 Options(
                     engine="hf",
                     limit=options.limit,

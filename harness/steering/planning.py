@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,14 +67,15 @@ class _Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """Everything that a sweep needs, checked. layers: steered, from 0. others: tasks beside."""
+    """Everything that a sweep needs, checked. layers: steered, from 0. others: names of the
+    tasks beside."""
 
     pair: Pair
     lambdas: tuple[float, ...]
     layers: tuple[int, ...]
     taken: tuple[int, ...]
     asked: Questions
-    others: tuple[Task, ...]
+    others: tuple[str, ...]
     texts: Texts
     settings: JSON
     options: SteerOptions
@@ -155,7 +156,7 @@ def _layers(pair: Pair, count: int, asked: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({layer % count for layer in asked}))
 
 
-def _tasks(options: SteerOptions) -> tuple[Task, tuple[Task, ...]]:
+def _tasks(options: SteerOptions) -> tuple[Task, tuple[str, ...]]:
     found = find_tasks(options.tasks)
     embedding = [task for task in found if task.embedding is not None]
     if len(embedding) != 1:
@@ -167,4 +168,11 @@ def _tasks(options: SteerOptions) -> tuple[Task, tuple[Task, ...]]:
     aqi = own_embedding(embedding[0], options.embedding)
     assert aqi.embedding is not None
     per_cell = replace(aqi.embedding, per_cell=MODES[options.mode][0])
-    return replace(aqi, embedding=per_cell), tuple(t for t in found if t.embedding is None)
+    return replace(aqi, embedding=per_cell), tuple(dict.fromkeys(_others(options.tasks)))
+
+
+def _others(tasks: str) -> Iterator[str]:
+    """Names by which the tasks that take no activations are found again."""
+    for name in (part.strip() for part in tasks.split(",")):
+        plain = [task.id for task in (find_tasks(name) if name else ()) if not task.embedding]
+        yield from [name] if plain and name.endswith(".py") else plain
