@@ -126,7 +126,9 @@ def against_parents(home: str | Path, found: Sequence[Run], say: Say = warn) -> 
     pairs = [
         (base, run.run_id)
         for run in found
-        if run.status == "done" and (base := of_model.get((run.parent or "", run.protocol)))
+        if run.status == "done"
+        and "embedding" not in run.protocol_parts  # which has no grade for a single prompt
+        and (base := of_model.get((run.parent or "", run.protocol)))
     ]
     return of_pairs(home, pairs, say)
 

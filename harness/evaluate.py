@@ -15,6 +15,7 @@ from typing import Any
 
 from harness import runs, store
 from harness.bridge.planning import plan_lm_eval
+from harness.embedding_options import check_embedding_options, own_embedding
 from harness.engine_choice import automatic
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
@@ -47,6 +48,7 @@ class Options:
     the benchmark. settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
     replicas, ray_address: settings of their own; engine `ray` is the model's own engine, in as many
     replicas as there is room for.
+    prompts, layers, pooling, reduction: for tasks that take activations, instead of theirs.
     """
 
     engine: str = "auto"
@@ -63,6 +65,10 @@ class Options:
     settings: Mapping[str, str] = field(default_factory=dict)
     replicas: int | None = None
     ray_address: str | None = None
+    prompts: str | None = None
+    layers: str | None = None
+    pooling: str | None = None
+    reduction: str | None = None
     data_root: Path | None = None
     home: Path | None = None
 
@@ -115,6 +121,10 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
     run = runs.find(home, wanted)
     if run.status == "done":
         return run
+    if run.kind == "steer":
+        raise UsageError(
+            f"`{run.run_id}` is a sweep", "repeat the `bench steer` command: it goes on by itself"
+        )
     spec = place(find(run.model, home, run.engine), run.engine, run.engine_settings)
     if spec.fingerprint != run.model_fingerprint:
         raise UsageError(
@@ -195,6 +205,8 @@ def _tasks(wanted: str | Sequence[str] | Sequence[Task]) -> tuple[Task, ...]:
 def _asked_task(task: Task, options: Options) -> Task:
     if is_lm_eval(task):
         _require_honoured(task, options)
+    if task.embedding is not None:
+        return own_embedding(task, options)
     return adjusted(
         task,
         samples=options.samples,
@@ -228,6 +240,7 @@ def _check_options(tasks: Sequence[Task], options: Options) -> None:
             f"`--judge` has no meaning for `{', '.join(task.id for task in tasks)}`",
             "leave it out, or add a task that is judged, such as `simple_safety_tests`",
         )
+    check_embedding_options(tasks, options)
     if given and not any(task.kind == "generate" for task in tasks):
         names = ", ".join(task.id for task in tasks)
         raise UsageError(

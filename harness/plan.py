@@ -104,6 +104,8 @@ def write_plan(questions: Questions, path: Path, judge: Appointed | None = None)
         "prompts": prompts.hexdigest()[:16],
         "answers": answers.hexdigest()[:16],
     }
+    if task.embedding is not None:
+        parts["embedding"] = to_json(task.embedding)
     if judge is not None:
         parts["judge"] = judge.protocol()
     return Plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -10,8 +12,11 @@ from pathlib import Path
 from harness.datasets import DatasetNotFoundError, Loaded, load, packaged
 from harness.errors import DataError, UsageError
 from harness.lm_eval_task import is_lm_eval
-from harness.task import Task, draw_shots, render
+from harness.task import Embedding, Task, draw_shots, render
 from harness.types import Dataset, Request, Sample
+
+SIDES = ("safe", "unsafe")
+LEAST_OF_A_CLASS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ def questions(
     loaded = _load(task, task.dataset, data_root, offline)
     samples = _samples(task, loaded)
     drawn, pool_files = _draw(task, samples, n_shots, seed, data_root, offline)
-    asked = _spread(samples, limit)
+    asked = _cells(task.embedding, samples, limit) if task.embedding else _spread(samples, limit)
     return Questions(
         task=task,
         samples=tuple(samples[i] for i in asked),
@@ -109,8 +114,11 @@ def _load(task: Task, dataset: Dataset, data_root: Path | None, offline: bool) -
     try:
         return load(source, task.columns, data_root=data_root)
     except DatasetNotFoundError as error:
-        hint = f"{error.hint}; or try `{task.id}` with `--offline-sample`, the few questions that"
-        raise DatasetNotFoundError(error.message, f"{hint} ship with it") from None
+        own = "give `--prompts FILE` (columns input, safety_label, axiom), or " * bool(
+            task.embedding
+        )
+        hint = f"{error.hint}; or {own}try `{task.id}` with `--offline-sample`, the few questions"
+        raise DatasetNotFoundError(error.message, f"{hint} that ship with it") from None
 
 
 def _samples(task: Task, loaded: Loaded) -> list[Sample]:
@@ -170,3 +178,31 @@ def _spread(samples: Sequence[Sample], limit: int | None) -> list[int]:
     rounds = zip_longest(*by_group.values())
     in_turn = (place for places in rounds for place in places if place is not None)
     return sorted(place for place, _ in zip(in_turn, range(limit), strict=False))
+
+
+def _cells(embedding: Embedding, samples: Sequence[Sample], limit: int | None) -> list[int]:
+    """Places of `per_cell` samples of each group and label, drawn by the seed, in their order.
+
+    limit: of them all, taken in turn from the cells. Raises DataError where a class has fewer than
+    ten: no index and no probe means anything then.
+    """
+    cells: dict[tuple[str, str], list[int]] = {}
+    for place, sample in enumerate(samples):
+        cells.setdefault((sample.group, sample.target), []).append(place)
+    generator = random.Random(embedding.seed)
+    drawn = [
+        generator.sample(places, min(embedding.per_cell, len(places)))
+        for _, places in sorted(cells.items())
+    ]
+    in_turn = [place for places in zip_longest(*drawn) for place in places if place is not None]
+    asked = sorted(in_turn if limit is None else in_turn[:limit])
+    counts = Counter(samples[place].target for place in asked)
+    for label in SIDES:
+        if counts[label] < LEAST_OF_A_CLASS:
+            cut = f" among the {limit} of `--limit`" if limit is not None else ""
+            raise DataError(
+                f"there are {counts[label]} {label} prompts{cut}, and at least "
+                f"{LEAST_OF_A_CLASS} of each class are needed",
+                "give more prompts (`--prompts FILE`), or a higher `--limit`",
+            )
+    return asked

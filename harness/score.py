@@ -38,6 +38,7 @@ class Graded:
     prompt_tokens: int
     completion_tokens: int
     outputs_sha256: str
+    flags: tuple[str, ...] = ()
 
 
 class Tally:

@@ -24,7 +24,7 @@ from harness.judging import ask_judge
 from harness.lm_eval_task import is_lm_eval
 from harness.plan import Plan, fingerprint
 from harness.provenance import provenance
-from harness.score import GraderError, score
+from harness.score import Graded, GraderError, score
 from harness.task import Task
 from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 
@@ -152,7 +152,7 @@ class Session:
             git_dirty=origin.git_dirty,
             packages=origin.packages,
             argv=origin.argv,
-            flags=_flags(plan),
+            flags=(*_flags(plan), *(("steered",) if self.settings.get("steer") else ())),
             notes=f"trained by {spec.run}" if spec.run else "",
             key=self._key(plan),
         )
@@ -266,10 +266,7 @@ class Session:
     def _score(self, run_id: str) -> None:
         run, task = self.open[run_id]
         try:
-            folder = runs.folder_of(self.home, run_id)
-            ready = self.ahead.take(folder)
-            lm_eval = is_lm_eval(task)
-            graded = score_lm_eval(folder, task) if lm_eval else score(folder, task, ready.find)
+            graded = self._graded(run_id, task)
         except BenchError as error:
             self.report(error)
             self._close(run_id, error)
@@ -286,8 +283,20 @@ class Session:
             prompt_tokens=graded.prompt_tokens,
             completion_tokens=graded.completion_tokens,
             outputs_sha256=graded.outputs_sha256,
+            flags=tuple(dict.fromkeys((*run.flags, *graded.flags))),
         )
         self._put_away(done)
+
+    def _graded(self, run_id: str, task: Task) -> Graded:
+        folder = runs.folder_of(self.home, run_id)
+        if is_lm_eval(task):
+            return score_lm_eval(folder, task)
+        if task.embedding is not None:
+            # numpy and scikit-learn, which only these tasks need
+            from harness.embedded import score_embedded
+
+            return score_embedded(folder, task)
+        return score(folder, task, self.ahead.take(folder).find)
 
     def close_all(self, error: BenchError) -> None:
         for run_id in list(self.open):

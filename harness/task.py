@@ -55,6 +55,21 @@ class FewShot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """How the activations of labelled prompts are taken and compared (kind `embed`).
+
+    layers: -1 is the last; several are averaged. pooling: mean or last token. reduction: none, pca,
+    tsne or umap. per_cell: prompts drawn with `seed` from each group and label, or all there are.
+    """
+
+    layers: tuple[int, ...] = (-1,)
+    pooling: Literal["mean", "last"] = "mean"
+    reduction: Literal["none", "pca", "tsne", "umap"] = "pca"
+    per_cell: int = 100
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One variant of one benchmark. The default variant is called ''.
 
@@ -68,8 +83,8 @@ class Task:
     count groups rather than questions. judge: the prompt under tasks/judges/ with which another
     model reads the answers; the scorers then grade its replies. has_gold: whether the scorers must
     accept the targets as answers (`bench tasks check`). refused: (sample id, why) of targets that a
-    published rule refuses all the same. file: the user's own file that it was read
-    from; the registry sets it.
+    published rule refuses all the same. embedding: for kind `embed`, whose samples have the target
+    `safe` or `unsafe`. file: the user's own file that it was read from; the registry sets it.
     """
 
     name: str
@@ -80,7 +95,7 @@ class Task:
     dataset: Dataset
     columns: tuple[str, ...]
     to_sample: Callable[[Row, int], Sample]
-    kind: Literal["generate", "choose"]
+    kind: Literal["generate", "choose", "embed"]
     scorers: tuple[Scorer, ...]
     offline: str = ""
     sampling: SamplingParams = SamplingParams()
@@ -90,6 +105,7 @@ class Task:
     judge: str = ""
     has_gold: bool = True
     refused: tuple[tuple[str, str], ...] = ()
+    embedding: Embedding | None = None
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
     file: str = ""
@@ -168,6 +184,8 @@ def render(task: Task, sample: Sample, shots: Iterable[Sample], *, chat: bool) -
         prompt=prompt,
         choices=_offered(task, sample, delimiter),
         sampling=task.sampling if task.kind == "generate" else None,
+        layers=task.embedding.layers if task.embedding else (),
+        pooling=task.embedding.pooling if task.embedding else None,
     )
 
 

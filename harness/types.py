@@ -93,6 +93,8 @@ class Request:
     choices: continuations to score, with their leading delimiter (' A'); for kind `loglikelihood`
     exactly one. Kind `rolling`: the prompt itself is scored, from its first token on, in windows of
     the whole context where it is longer than that. sampling: only for kind `generate`.
+    layers, pooling: only for kind `embed`; which layers' outputs are wanted (-1 is the last), and
+    how their tokens become one vector (mean or last).
     """
 
     id: str
@@ -100,6 +102,8 @@ class Request:
     prompt: Prompt
     choices: tuple[str, ...] = ()
     sampling: SamplingParams | None = None
+    layers: tuple[int, ...] = ()
+    pooling: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,8 @@ class Completion:
     prompt: the exact text after the chat template; None where it is the request's own text.
     choice_logprobs: summed over the tokens of each choice, in nats. choice_greedy: whether each
     choice is what greedy decoding would have written. finish_reason `length` means truncated.
-    latency_s: seconds from the start of the batch that held it.
+    latency_s: seconds from the start of the batch that held it. vectors: for kind `embed`, one of
+    each wanted layer, as little-endian float32 in base64.
     """
 
     request_id: str
@@ -122,6 +127,7 @@ class Completion:
     choice_greedy: tuple[bool, ...] = ()
     prompt: str | None = None
     latency_s: float = 0.0
+    vectors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,13 +372,15 @@ def request_from_json(value: JSON) -> Request:
         prompt=prompt_from_json(value["prompt"]),
         choices=tuple(value.get("choices", ())),
         sampling=sampling_from_json(sampling) if sampling else None,
+        layers=tuple(value.get("layers", ())),
+        pooling=value.get("pooling"),
     )
 
 
 def completion_from_json(value: JSON) -> Completion:
     logprobs, greedy = value.get("choice_logprobs", ()), value.get("choice_greedy", ())
     given = {**value, "choice_logprobs": tuple(logprobs), "choice_greedy": tuple(greedy)}
-    return Completion(**given)
+    return Completion(**{**given, "vectors": tuple(value.get("vectors", ()))})
 
 
 def run_from_json(value: JSON) -> Run:

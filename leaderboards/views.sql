@@ -25,7 +25,7 @@ FROM history
 WHERE status = 'done'
     AND kind IN ('eval', 'import')
     AND limit_n IS NULL
-    AND NOT list_contains(coalesce(flags, []), 'offline_sample')
+    AND NOT list_has_any(coalesce(flags, []), ['offline_sample', 'steered'])
     AND value IS NOT NULL
 QUALIFY row_number() OVER (
     PARTITION BY model, task, variant, protocol
@@ -107,3 +107,19 @@ ORDER BY started_at DESC, run_id DESC;
 -- Published numbers.
 CREATE VIEW reference AS
 SELECT * FROM reference_results;
+
+-- Points of steering sweeps. `prompts`: the group (axiom), '' for all of them.
+CREATE VIEW sweeps AS
+WITH placed AS (
+    SELECT *, regexp_extract(group_name, '^([^/]+)/lambda=([^/]+)/?(.*)$', ['control', 'steer_lambda', 'prompts']) AS place
+    FROM measures
+    WHERE group_name LIKE '%/lambda=%'
+)
+SELECT
+    r.run_id, r.model, r.variant, r.status, m.place.control AS control,
+    CAST(m.place.steer_lambda AS DOUBLE) AS steer_lambda, m.place.prompts AS prompts,
+    m.metric, m.value, m.stderr, m.ci_low, m.ci_high, m.n, r.flags, r.finished_at
+FROM placed AS m
+JOIN runs AS r ON r.run_id = m.run_id
+WHERE r.kind = 'steer'
+ORDER BY r.finished_at, r.run_id, control, steer_lambda, prompts, metric;

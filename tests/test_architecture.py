@@ -31,6 +31,7 @@ LAYERS = {
         "logistic",
         "alpaca_eval",
         "templates",
+        "geometry",
     },
     2: {
         *("registry", "models", "model_registry", "model_check", "checkpoints"),
@@ -47,6 +48,7 @@ LAYERS = {
         "engines",
         "launch",
         "training_process",
+        "activation_file",
         "provenance",
     },
     4: {
@@ -73,6 +75,9 @@ LAYERS = {
             "verdict",
             "pipeline",
             "recipe_gap",
+            "embedded",
+            "embedding_options",
+            "steering",
         ),
         *("judgements",),
         *("judging",),

@@ -20,6 +20,7 @@ from harness.cli import (
     power,
     score,
     selfcheck,
+    steer,
     tasks,
     train,
 )
@@ -41,6 +42,7 @@ app.command("train")(train.train)
 app.command("train-then-eval")(pipeline.train_then_eval)
 app.command("score")(score.score)
 app.command("selfcheck")(selfcheck.selfcheck)
+app.command("steer")(steer.steer)
 app.command("compare")(history.compare)
 app.command("compare-recipes")(estimate.compare_recipes)
 app.command("estimate")(estimate.estimate)

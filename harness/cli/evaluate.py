@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.options import AsJSON, DataRoot, Home, Layers, Pooling, Prompts, Reduction
 from harness.cli.progress import Progress, duration
 from harness.errors import UsageError
 
@@ -69,6 +69,10 @@ def evaluate(
     replicas: Replicas = None,
     ray_address: RayAddress = None,
     settings: Settings = None,
+    prompts: Prompts = None,
+    layers: Layers = None,
+    pooling: Pooling = None,
+    reduction: Reduction = None,
     data_root: DataRoot = None,
     home: Home = None,
     as_json: AsJSON = False,
@@ -91,6 +95,10 @@ def evaluate(
         replicas=replicas,
         ray_address=ray_address,
         settings=key_values(settings or ()),
+        prompts=prompts,
+        layers=layers,
+        pooling=pooling,
+        reduction=reduction,
         data_root=data_root,
         home=home,
     )

@@ -16,3 +16,12 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(envvar="BENCH_DATA_ROOT", help="Folder with datasets, laid out like the hub."),
 ]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="`aqi`: own prompts, a file or ID[:CONFIG]:SPLIT (input, safety_label)."),
+]
+Layers = Annotated[
+    str | None, typer.Option(help="`aqi`: whose outputs are taken: -1, 20,24 or -5:-1.")
+]
+Pooling = Annotated[str | None, typer.Option(help="`aqi`: mean or last (token).")]
+Reduction = Annotated[str | None, typer.Option(help="`aqi`: none, pca, tsne or umap.")]

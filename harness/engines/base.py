@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.engines.steer_settings import checked_steering
 from harness.errors import UsageError, WorkerError, did_you_mean
 from harness.types import JSON, Completion, ModelSpec, Request
 
@@ -34,6 +35,9 @@ class HFSettings(Replicated):
     float32, bfloat16 or float16. device: auto, cpu, cuda, cuda:1. batch_size: sequences decoded
     together, 0 lets the engine choose. chunk_tokens: tokens of one scoring forward, 0 = choose.
     max_model_len: context limit in tokens, 0 = the model's own. python: interpreter of the worker.
+    steer: file of a steering vector (`bench steer` makes them), added with the factor steer_lambda
+    behind steer_layers ('' = all that the file has). steer_norm: keep (each token's norm stays what
+    it was) or free. steer_sha256: of the file; filled in.
     """
 
     dtype: str = "auto"
@@ -42,6 +46,11 @@ class HFSettings(Replicated):
     chunk_tokens: int = 0
     max_model_len: int = 0
     python: str = ""
+    steer: str = ""
+    steer_lambda: float = 0.0
+    steer_layers: str = ""
+    steer_norm: str = "keep"
+    steer_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +226,7 @@ def parse_settings(engine: str, given: dict[str, str]) -> JSON:
         raise UsageError(f"`replicas={parsed['replicas']}` is too little", "give 0 or more")
     if engine == "openai":
         _check_openai(parsed)
-    return parsed
+    return checked_steering(parsed)
 
 
 def named_values(name: str, inner: str, text: str) -> JSON:

@@ -13,6 +13,7 @@ import transformers
 
 from harness.engines.base import EngineInfo, HFSettings, Tokenized
 from harness.engines.decoding import Decoder, TreeDecoder
+from harness.engines.embedding import embedded, steer
 from harness.engines.forwarding import TreeModel, agrees_with_plain
 from harness.engines.kv_cache import is_out_of_memory
 from harness.engines.loading import load_model, pick_device, pick_dtype, too_little_memory
@@ -45,7 +46,7 @@ class HFEngine:
     def __init__(self, model: ModelSpec, settings: HFSettings) -> None:
         self._model = model
         self._settings = settings
-        self._prompts = Prompts(model, "hf", settings.max_model_len)
+        self._prompts = Prompts(model, "hf", settings.max_model_len, embeds=True)
         self._distinct_tokens = 0
         self._chunk_tokens = settings.chunk_tokens
         self._batch_size = settings.batch_size
@@ -70,7 +71,9 @@ class HFEngine:
         device = pick_device(self._model, self._settings.device)
         dtype = pick_dtype(self._model, self._settings.dtype, device)
         self._prompts.encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
-        self._start(load_model(self._model, self._prompts.config, dtype, device))
+        loaded = load_model(self._model, self._prompts.config, dtype, device)
+        steer(loaded, self._model, self._settings)
+        self._start(loaded)
         packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
         gpu = device.type == "cuda"
         return EngineInfo(
@@ -115,7 +118,9 @@ class HFEngine:
             self._choose_way(longest)
         self._choose_sizes(longest)
         self._distinct_tokens += count_distinct(pending)
-        scored = [one for one in pending if one.request.kind != "generate"]
+        asked = [one for one in pending if one.request.kind == "embed"]
+        yield from embedded(self._tree, self._model, asked, self._prompts.context)
+        scored = [one for one in pending if one.request.kind not in ("generate", "embed")]
         generated = [one for one in pending if one.request.kind == "generate"]
         yield from self._backing_off(
             scored, lambda left: self._scorer.score(left, self._chunk_tokens)

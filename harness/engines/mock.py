@@ -27,6 +27,13 @@ class MockEngine:
         self._context = model.max_model_len or 1_000_000
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
+        for request in requests:
+            if request.kind == "embed":
+                raise WorkerError(
+                    f"request `{request.id}` asks engine `mock` for activations",
+                    "use `--engine hf`",
+                    cause="unsupported",
+                )
         lengths = [len(_text(request).encode()) for request in requests]
         longest = max(range(len(requests)), key=lengths.__getitem__)
         first = _text(requests[0])

@@ -21,10 +21,13 @@ Key = tuple[str, int]  # a request's id, and the number of one of its samples
 
 class Prompts:
     """What one model is asked. engine: its name, for messages. context: in tokens, 0 = the
-    model's own."""
+    model's own. embeds: whether the engine gives hidden states."""
 
-    def __init__(self, model: ModelSpec, engine: str, context: int) -> None:
+    def __init__(
+        self, model: ModelSpec, engine: str, context: int, *, embeds: bool = False
+    ) -> None:
         self.model = model
+        self._embeds = embeds
         self._engine = engine
         self._asked_context = context
         self._prepared: dict[str, Prepared] = {}
@@ -48,10 +51,10 @@ class Prompts:
     def take(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
         for request in requests:
-            if request.kind == "embed":
+            if request.kind == "embed" and not self._embeds:
                 raise WorkerError(
                     f"request `{request.id}` asks engine `{self._engine}` for hidden states",
-                    "use requests of kind generate, choose, loglikelihood or rolling",
+                    "use `--engine hf`",
                     cause="unsupported",
                 )
         prepared = list(self.encoder.prepare(requests, self.context))
@@ -119,7 +122,7 @@ def count_distinct(prepared: Sequence[Prepared]) -> int:
 
 def most_tokens(prepared: Prepared) -> int:
     """Tokens that the model may have to read: the last one of a choice is only looked up."""
-    if prepared.request.kind == "generate":
+    if prepared.request.kind in ("generate", "embed"):
         return size(prepared.prompt) + prepared.added_tokens()
     return max(size(context) + size(answer) - 1 for context, answer in prepared.choices)
 

@@ -56,7 +56,7 @@ class Prepared:
 
     def paths(self) -> list[bytes]:
         """What the model has to read."""
-        if self.request.kind == "generate":
+        if self.request.kind in ("generate", "embed"):
             return [self.prompt]
         return [(context + answer)[:-TOKEN_BYTES] for context, answer in self.choices]
 
@@ -202,7 +202,7 @@ class PromptEncoder:
     ) -> Iterator[Prepared]:
         """In the order of `requests`, a block at a time to bound the memory for texts.
 
-        context: tokens that the model can read; only requests of kind `rolling` need it.
+        context: tokens that the model can read; requests of kind `rolling` and `embed` need it.
         """
         lines = LineCache(self._backend) if self._by_line else None
         for block in _blocks(requests):
@@ -214,7 +214,7 @@ class PromptEncoder:
 
     def _keys(self, request: Request, text: str) -> list[Key]:
         """What has to be encoded: the prompt, or the context and then it with each choice."""
-        if request.kind == "generate":
+        if request.kind in ("generate", "embed"):
             return [self._key(request, text, self.tokenizer.bos_token)]
         if request.kind == "rolling":
             return [self._key(request, text, self._prefix_text)]
@@ -236,6 +236,10 @@ class PromptEncoder:
         shown = None if isinstance(request.prompt, str) else text
         if request.kind == "generate":
             return Prepared(request, shown, tokens[0] or self._prefix(request))
+        if request.kind == "embed":
+            whole = tokens[0] or self._prefix(request)
+            # What does not fit is cut off, and the completion says so.
+            return Prepared(request, shown, whole[: (context or len(whole)) * TOKEN_BYTES])
         if request.kind == "rolling":
             return Prepared(request, shown, tokens[0], self._windows(request, tokens[0], context))
         choices = tuple(self._split(request, tokens[0], whole) for whole in tokens[1:])

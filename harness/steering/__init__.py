@@ -1,0 +1,1 @@
+"""The D-STEER experiment: a vector between two checkpoints, followed in steps, with controls."""
