@@ -213,16 +213,24 @@ def _require_room(home: Path, recipe: Recipe, spec: ModelSpec, listener: Listene
 def _points(
     home: Path, stages: _Stages, trained: Run, options: Options, listener: Listener
 ) -> Iterator[Point]:
-    """Each kept checkpoint on the recipe's tasks, then the final one on all."""
+    """Each kept checkpoint on the recipe's tasks, then the final one on all. All of them are asked
+    together: an engine that can serves them with one start."""
     folder = runs.folder_of(home, trained.run_id)
     last = train.last_step(folder)
-    for step, path in _kept(folder) if options.checkpoints else ():
-        if step < last:
-            spec = _checkpoint_spec(stages, trained, step, path)
-            found = evaluate.evaluate([spec], stages.domain, options.evaluation, listener=listener)
-            yield _point(home, spec.name, step, found, stages)
-    found = evaluate.evaluate(stages.model, stages.tasks, options.evaluation, listener=listener)
-    yield _point(home, stages.model, None, found, stages)
+    kept = _kept(folder) if options.checkpoints else []
+    steps = [(step, path) for step, path in kept if step < last]
+    specs = [_checkpoint_spec(stages, trained, step, path) for step, path in steps]
+    final = models.model(stages.model, home)
+    asked = options.evaluation
+    found = evaluate.evaluate([*specs, final], stages.domain, asked, listener=listener)
+    size = len(stages.domain)
+    for index, (step, _) in enumerate(steps):
+        own = found[index * size : (index + 1) * size]
+        yield _point(home, specs[index].name, step, own, stages)
+    last_runs = found[-size:]
+    if stages.outside:
+        last_runs += evaluate.evaluate([final], stages.outside, asked, listener=listener)
+    yield _point(home, final.name, None, last_runs, stages)
 
 
 def _kept(folder: Path) -> list[tuple[int, Path]]:
