@@ -93,6 +93,9 @@ def _schedule(optimizer: Optimizer) -> JSON:
     if optimizer.schedule == "cosine":
         least = {"min_lr_rate": optimizer.min_lr_ratio}
         return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": least}
+    if optimizer.min_lr_ratio == 0:
+        # The polynomial asks the optimizer for its defaults, which DeepSpeed's does not have.
+        return {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}}
     end = optimizer.min_lr_ratio * optimizer.learning_rate
     return {
         "lr_scheduler_type": "polynomial",
