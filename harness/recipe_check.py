@@ -96,6 +96,13 @@ def _processes(recipe: Recipe) -> Iterator[UsageError]:
             "`launcher: fsdp` on CPUs: accelerate would run DDP instead",
             "`--set launcher=zero3`, which shards on CPUs too, or use GPUs",
         )
+    shards = recipe.launcher in ("zero2", "zero3")
+    if shards and recipe.optimizer.schedule == "linear" and recipe.optimizer.min_lr_ratio > 0:
+        yield UsageError(
+            "under DeepSpeed a linear schedule ends at 0, and `optimizer.min_lr_ratio` is "
+            f"{recipe.optimizer.min_lr_ratio}",
+            "`--set optimizer.schedule=cosine`, or `--set optimizer.min_lr_ratio=0`",
+        )
     if recipe.device == "cpu" or recipe.method == "command":
         return
     here, there = recipe.num_processes // recipe.num_machines, gpu_count()
