@@ -72,7 +72,20 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save(model, trainer.processing_class, folder, recipe, state)
-    trainer.accelerator.wait_for_everyone()
+    part(trainer.accelerator, recipe)
+
+
+def part(accelerator: Any, recipe: Recipe) -> None:
+    """The end of one process among several, once all have written what they had to.
+
+    The destructors of a process group wait for its other processes, whichever of them are gone
+    already: a training that was done was seen to hang there. Trackers need an orderly end.
+    """
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1 and not recipe.report_to:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def check_launcher(accelerator: Any, recipe: Recipe) -> None:
