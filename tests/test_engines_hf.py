@@ -17,6 +17,7 @@ from small_models import (
 
 from harness.engines.base import HFSettings
 from harness.engines.hf import HFEngine
+from harness.engines.prompts import Prompts
 from harness.errors import WorkerError
 from harness.types import Completion, ModelSpec, Request, SamplingParams
 
@@ -440,10 +441,11 @@ def test_a_context_larger_than_the_models_is_refused(checkpoint: Checkpoint) -> 
     assert error.value.cause == "context_length"
 
 
-def test_hidden_states_are_not_asked_of_this_engine(checkpoint: Checkpoint) -> None:
-    with pytest.raises(WorkerError, match="hidden states") as error:
-        engine_for(checkpoint()).tokenize([Request(id="e", kind="embed", prompt="text")])
-    assert error.value.cause == "unsupported"
+def test_an_engine_that_gives_no_hidden_states_says_so(checkpoint: Checkpoint) -> None:
+    prompts = Prompts(ModelSpec(name="m", path=str(checkpoint())), "vllm", 0)
+    with pytest.raises(WorkerError, match="engine `vllm` for hidden states") as error:
+        prompts.take([Request(id="e", kind="embed", prompt="text")])
+    assert (error.value.cause, error.value.hint) == ("unsupported", "use `--engine hf`")
 
 
 def test_load_says_what_was_loaded(checkpoint: Checkpoint) -> None:
