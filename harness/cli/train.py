@@ -138,6 +138,13 @@ def show(
     _show_method(registry.trainer(name), as_json)
 
 
+def _type_name(annotation: object) -> str:
+    """As it is written in code: `bool`, `Literal['a', 'b']`."""
+    if isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
 def _show_method(trainer: Trainer, as_json: bool) -> None:
     from harness import recipes
 
@@ -145,7 +152,7 @@ def _show_method(trainer: Trainer, as_json: bool) -> None:
     params = [
         {
             "param": name,
-            "type": str(field.annotation).replace("typing.", ""),
+            "type": _type_name(field.annotation),
             "default": None if field.is_required() else field.default,
             "required": field.is_required(),
         }
