@@ -15,7 +15,7 @@ from trainers.loading import load_model, load_tokenizer
 from trainers.ppo import check
 from trainers.ppo_training import PPO
 from trainers.problems import read_problems
-from trainers.running import part, save
+from trainers.running import save
 from trainers.watching import forget_steps_after, last_checkpoint, mark_whole
 
 STATE = "ppo_state.pt"
@@ -44,8 +44,9 @@ def train(folder: Path) -> None:
             kept = ppo.step
     if accelerator.is_main_process:
         save(ppo.actor.policy, tokenizer, folder, recipe)
-    part(accelerator, recipe)
-    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    if recipe.report_to:
+        accelerator.end_training()
 
 
 def prepared(folder: Path, recipe: Recipe, accelerator: Accelerator) -> tuple[PPO, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BenchError, DataError, UsageError, WorkerError
-from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, WATCHED
+from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, WATCHED, read_recipe
 from harness.types import Precision, Recipe
 
 
@@ -28,6 +28,12 @@ def run(main: Callable[[Path], None]) -> None:
     except Exception as error:
         _tell(folder, error)
         raise
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not read_recipe(folder).report_to:
+        # The destructors of a process group wait for its other processes, whichever of them are
+        # gone already, and were seen to do so for ever. Trackers need an orderly end, though.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _end_with_parent() -> None:
@@ -72,20 +78,7 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save(model, trainer.processing_class, folder, recipe, state)
-    part(trainer.accelerator, recipe)
-
-
-def part(accelerator: Any, recipe: Recipe) -> None:
-    """The end of one process among several, once all have written what they had to.
-
-    The destructors of a process group wait for its other processes, whichever of them are gone
-    already: a training that was done was seen to hang there. Trackers need an orderly end.
-    """
-    accelerator.wait_for_everyone()
-    if accelerator.num_processes > 1 and not recipe.report_to:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    trainer.accelerator.wait_for_everyone()
 
 
 def check_launcher(accelerator: Any, recipe: Recipe) -> None:
