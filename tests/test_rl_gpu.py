@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from harness.types import Lora, Recipe
 from tests import rl_parts
+from tests.training import write_billion
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,23 +20,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shape of Llama 3.2 1B, with the tokenizer of Tiny."""
     folder = tmp_path_factory.mktemp("llama")
-    config = transformers.LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    rl_parts.tokenizer().save_pretrained(folder)
+    write_billion(folder)
     return folder
 
 

@@ -11,14 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-import transformers  # noqa: E402
 
 from tests.training import (  # noqa: E402
     rightly_and_wrongly,
-    tiny_tokenizer,
     train_in_processes,
     training_folder,
     word_problems,
+    write_billion,
 )
 
 pytestmark = [
@@ -32,20 +31,7 @@ pytestmark = [
 def billion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of about 1.2 billion random weights with a vocabulary of 128,256."""
     folder = tmp_path_factory.mktemp("billion")
-    config = transformers.LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    write_billion(folder)
     return folder
 
 

@@ -56,6 +56,26 @@ def tiny_tokenizer() -> Any:
     return transformers.AutoTokenizer.from_pretrained(TINY)
 
 
+def write_billion(folder: Path) -> None:
+    """A random model of the shape of Llama 3.2 1B in bf16, with the tokenizer of Tiny."""
+    config = transformers.LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
 def demonstrations(count: int, seed: int = 1) -> Any:
     """Word problems with their answers: input_ids, and labels that leave the question out."""
     tokenizer = tiny_tokenizer()
