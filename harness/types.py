@@ -377,10 +377,12 @@ def request_from_json(value: JSON) -> Request:
     )
 
 
+_TUPLES_OF_COMPLETIONS = ("choice_logprobs", "choice_greedy", "vectors")
+
+
 def completion_from_json(value: JSON) -> Completion:
-    logprobs, greedy = value.get("choice_logprobs", ()), value.get("choice_greedy", ())
-    given = {**value, "choice_logprobs": tuple(logprobs), "choice_greedy": tuple(greedy)}
-    return Completion(**{**given, "vectors": tuple(value.get("vectors", ()))})
+    tuples = {name: tuple(value[name]) for name in _TUPLES_OF_COMPLETIONS if name in value}
+    return Completion(**{**value, **tuples})
 
 
 def run_from_json(value: JSON) -> Run:
