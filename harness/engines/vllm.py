@@ -174,6 +174,7 @@ class VLLMEngine:
             self._engine.vllm_config.cache_config.block_size,
             replays=self._engine.model_config.enable_trace_replay,
             rows=not self._adapters,
+            text=self._vocabulary.text,
         )
         texts = [ask for one in written for ask in writer.asks(one, missing(one, skip))]
         # Texts first: they take longest, and what is scored fills the room that they leave.

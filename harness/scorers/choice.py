@@ -61,5 +61,5 @@ class ChoiceMatch:
         return [value / len(choice) if choice else -math.inf for choice, value in pairs]
 
 
-CHOICE = ChoiceMatch(name="choice", metric="acc")
-CHOICE_NORM = ChoiceMatch(name="choice_norm", metric="acc_norm", by_length=True)
+CHOICE = ChoiceMatch(name="choice_logprob", metric="acc")
+CHOICE_NORM = ChoiceMatch(name="choice_logprob_norm", metric="acc_norm", by_length=True)
