@@ -14,7 +14,7 @@ _END = re.compile(
 )
 
 _NEXT_QUESTION = re.compile(
-    r"(?m)^[ \t]*(?:(?:Question|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]"
+    r"(?m)^[ \t]*(?:(?:Question|Problem|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]"
     r"|The following (?:is a|are) multiple[ -]choice questions?\b)"
 )
 
@@ -25,7 +25,7 @@ def before_next_question(text: str) -> str:
     >>> before_next_question("It is 4.\\n\\nQuestion: What is 3 + 3?")
     'It is 4.\\n\\n'
     """
-    may = any(start in text for start in ("\nQ", "\n Q", "\nThe following"))
+    may = any(start in text for start in ("\nQ", "\n Q", "\nProblem", "\nThe following"))
     further = _NEXT_QUESTION.search(text, 1) if may else None
     return text[: further.start()] if further else text
 
