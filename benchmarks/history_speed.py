@@ -76,7 +76,7 @@ def sample_rows(seed: int) -> Iterator[JSON]:
             "prompt_tokens": 700,
             "completion_tokens": 0,
             "choice_logprobs": logprobs,
-            "grader": "choice@1",
+            "grader": "choice_logprob@1",
             "explanation": "",
         }
 
@@ -102,7 +102,7 @@ def copied(home: Path, source: str, number: int, model: str) -> str:
 
 
 def shared_files(home: Path, run_id: str, model: str) -> None:
-    score = Score(value=1.0, answer="A", grader="choice", version=1)
+    score = Score(value=1.0, answer="A", grader="choice_logprob", version=1)
     scored = [
         Scored(sample_id=str(i), index=0, group=f"subject_{i % 57}", score=score, truncated=False)
         for i in range(570)

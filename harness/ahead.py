@@ -6,7 +6,6 @@ a run scores the same without this module.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from harness.errors import BenchError
+from harness.json_lines import read_line
 from harness.lm_eval_task import is_lm_eval
 from harness.runs import COMPLETIONS, REQUESTS
 from harness.score import GraderError, graded, sample_of
@@ -135,7 +135,7 @@ class _Run:
                 if not line.endswith(b"\n"):
                     return
                 self._read += len(line)
-                yield completion_from_json(json.loads(line))
+                yield completion_from_json(read_line(line))
 
     def grade(self, completion: Completion) -> None:
         sample = self._sample(completion.request_id)
@@ -147,13 +147,13 @@ class _Run:
         with (self.folder / REQUESTS).open("rb") as file:
             start, length = self._places[request_id]
             file.seek(start)
-            return sample_of(json.loads(file.read(length)))
+            return sample_of(read_line(file.read(length)))
 
     def _index(self) -> None:
         start = 0
         with (self.folder / REQUESTS).open("rb") as file:
             for line in file:
-                self._places[json.loads(line)["id"]] = start, len(line)
+                self._places[read_line(line)["id"]] = start, len(line)
                 start += len(line)
 
 

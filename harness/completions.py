@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from harness.errors import StoreError
+from harness.json_lines import read_line
 from harness.runs import COMPLETIONS
 from harness.types import JSON, Completion, completion_from_json
 
@@ -69,7 +69,7 @@ class Completions:
 
     def _parsed(self, line: bytes, start: int) -> JSON:
         try:
-            value: JSON = json.loads(line)
+            value: JSON = read_line(line)
         except ValueError as error:
             raise StoreError(
                 f"`{self._path}` has a line at byte {start} that is not JSON: {error}",

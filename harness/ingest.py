@@ -18,6 +18,7 @@ import duckdb
 
 from harness import runs
 from harness.errors import StoreError
+from harness.json_lines import written_line
 from harness.trainer import OVERLAP, STEPS
 from harness.types import JSON, Run
 
@@ -89,8 +90,6 @@ _ROW_GROUP_ROWS = 2048
 _ROW_GROUP_BYTES = 1 << 24
 _BUFFER_BYTES = 1 << 20
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
 
 def write_samples(folder: Path, rows: Iterable[JSON]) -> None:
     """samples.parquet from rows with the keys of SAMPLE_COLUMNS, each file whole or not at all.
@@ -132,8 +131,7 @@ def _write_lines(rows: Iterable[JSON], samples: BinaryIO, grades: BinaryIO) -> i
 
 def write_line(file: BinaryIO, row: JSON, columns: dict[str, str]) -> int:
     """Append a row as JSON; its length in bytes."""
-    line = _encode({name: row[name] for name in columns}) + "\n"
-    return file.write(line.encode("utf-8", errors="replace"))
+    return file.write(written_line({name: row[name] for name in columns}))
 
 
 def from_lines(lines: Path, columns: dict[str, str], longest: int) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from harness.alpaca_eval import instruction_key, refit
 from harness.errors import StoreError
 from harness.judges import Judge, judge_from_json
-from harness.metrics import TRUNCATION_RATE, rates, summarise
+from harness.metrics import rates, summarise
 from harness.runs import read_completions, read_requests, write_atomically
 from harness.scorers.judged import NOT_ASKED, Preference, question, shown_answer
 from harness.task import Task
@@ -172,7 +172,8 @@ class Judgements:
             for item in scored
         ]
         return [
-            *(measure for measure in rates(scored) if measure.metric == TRUNCATION_RATE),
+            # A judged answer is read where the judge's reply is: the second says so for each group.
+            *rates(scored),
             *summarise(UNPARSEABLE_RATE, unread),
             *self._length_control(),
             *self._costs(),

@@ -73,17 +73,22 @@ def rates(scored: Sequence[Scored]) -> list[Measure]:
 def sampling_measures(prefix: str, scored: Sequence[Scored]) -> list[Measure]:
     """What several completions of each question tell beyond their mean; nothing for one each.
 
-    With n completions: `avg@n`; for k = 1, 2, 4, … and n where scores are right or wrong `pass@k`
-    and `maj@k`; and the parts of the standard error, `sampling_stderr` and `question_stderr`.
+    With n completions, for k = 1, 2, 4, … and n: `avg@k` over the first k of each question, and
+    where scores are right or wrong `pass@k` and `maj@k`; and the parts of the standard error,
+    `sampling_stderr` and `question_stderr`.
     """
     by_sample: dict[str, list[Score]] = {}
-    for item in sorted(scored, key=lambda item: item.index):
+    in_turn = sorted(scored, key=lambda item: item.index)
+    for item in in_turn:
         by_sample.setdefault(item.sample_id, []).append(item.score)
-    questions = _questions(scored, lambda item: item.score.value)
+    questions = _questions(in_turn, lambda item: item.score.value)
     n = max(map(len, by_sample.values()), default=0)
     if n < 2 or any(len(question.values) < 2 for question in questions):
         return []
-    found = [_measure(f"{prefix}avg@{n}", "", questions)]
+    found = [
+        _measure(f"{prefix}avg@{k}", "", [_first(question, k) for question in questions])
+        for k in powers_of_two(n)
+    ]
     if _right_or_wrong(questions) and all(len(question.values) == n for question in questions):
         for k in powers_of_two(n):
             solved = [_with_value(q, _pass_at_k(q.values, k)) for q in questions]
@@ -159,6 +164,10 @@ def _questions(scored: Sequence[Scored], value: Callable[[Scored], float]) -> li
 
 def _right_or_wrong(questions: Sequence[_Question]) -> bool:
     return {value for question in questions for value in question.values} <= {0.0, 1.0}
+
+
+def _first(question: _Question, k: int) -> _Question:
+    return _Question(question.id, question.group, question.tags, question.values[:k])
 
 
 def _with_value(question: _Question, value: float) -> _Question:

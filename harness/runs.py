@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import StoreError, UsageError, did_you_mean
+from harness.json_lines import read_line
 from harness.types import JSON, Completion, Run, completion_from_json, run_from_json, to_json
 
 MANIFEST = "manifest.json"
@@ -265,7 +266,7 @@ def _whole_lines(path: Path) -> Iterator[JSON]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line.decode())
+                yield read_line(line)
             except ValueError as error:
                 raise StoreError(
                     f"`{path}` line {number} is not JSON: {error}",

@@ -84,7 +84,8 @@ class Task:
     model reads the answers; the scorers then grade its replies. has_gold: whether the scorers must
     accept the targets as answers (`bench tasks check`). refused: (sample id, why) of targets that a
     published rule refuses all the same. embedding: for kind `embed`, whose samples have the target
-    `safe` or `unsafe`. file: the user's own file that it was read from; the registry sets it.
+    `safe` or `unsafe`. top_tokens: for kind `choose`, how many of the likeliest first tokens the
+    scorers look at. file: the user's own file that it was read from; the registry sets it.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Task:
     has_gold: bool = True
     refused: tuple[tuple[str, str], ...] = ()
     embedding: Embedding | None = None
+    top_tokens: int | None = None
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
     file: str = ""
@@ -186,6 +188,7 @@ def render(task: Task, sample: Sample, shots: Iterable[Sample], *, chat: bool) -
         sampling=task.sampling if task.kind == "generate" else None,
         layers=task.embedding.layers if task.embedding else (),
         pooling=task.embedding.pooling if task.embedding else None,
+        top_tokens=task.top_tokens,
     )
 
 

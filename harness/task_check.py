@@ -57,7 +57,8 @@ def check_gold(questions: Questions) -> GoldCheck:
 def _accepts(scorer: Scorer, task: Task, sample: Sample) -> bool:
     if task.kind == "choose":
         likeliest = tuple(0.0 if choice == sample.target else -1.0 for choice in sample.choices)
-        return scorer(sample, _completion(sample, choice_logprobs=likeliest)).value == 1
+        told = _completion(sample, choice_logprobs=likeliest, top_tokens=((sample.target, 0.0),))
+        return scorer(sample, told).value == 1
     # The reference may be a whole solution, with the answer in a box.
     answer = " ".join((last_boxed(sample.target) or sample.target).split())
     stated = (*(statement.format(answer) for statement in STATEMENTS), sample.target)
@@ -65,7 +66,11 @@ def _accepts(scorer: Scorer, task: Task, sample: Sample) -> bool:
 
 
 def _completion(
-    sample: Sample, *, text: str = "", choice_logprobs: tuple[float, ...] = ()
+    sample: Sample,
+    *,
+    text: str = "",
+    choice_logprobs: tuple[float, ...] = (),
+    top_tokens: tuple[tuple[str, float], ...] = (),
 ) -> Completion:
     return Completion(
         request_id=sample.id,
@@ -73,4 +78,5 @@ def _completion(
         finish_reason="stop" if text else "scored",
         prompt_tokens=0,
         choice_logprobs=choice_logprobs,
+        top_tokens=top_tokens,
     )

@@ -93,6 +93,7 @@ class Request:
     choices: continuations to score, with their leading delimiter (' A'); for kind `loglikelihood`
     exactly one. Kind `rolling`: the prompt itself is scored, from its first token on, in windows of
     the whole context where it is longer than that. sampling: only for kind `generate`.
+    top_tokens: only for kind `choose`; how many of the likeliest first tokens are to be told too.
     layers, pooling: only for kind `embed`; which layers' outputs are wanted (-1 is the last), and
     how their tokens become one vector (mean or last).
     """
@@ -104,6 +105,7 @@ class Request:
     sampling: SamplingParams | None = None
     layers: tuple[int, ...] = ()
     pooling: str | None = None
+    top_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,8 @@ class Completion:
     prompt: the exact text after the chat template; None where it is the request's own text.
     choice_logprobs: summed over the tokens of each choice, in nats. choice_greedy: whether each
     choice is what greedy decoding would have written. finish_reason `length` means truncated.
+    top_tokens: the likeliest first tokens of those asked for, likeliest first: each as it would
+    stand in the text, with its log-probability in nats; `text` is then the first of them.
     latency_s: seconds from the start of the batch that held it. vectors: for kind `embed`, one of
     each wanted layer, as little-endian float32 in base64.
     """
@@ -128,6 +132,7 @@ class Completion:
     prompt: str | None = None
     latency_s: float = 0.0
     vectors: tuple[str, ...] = ()
+    top_tokens: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,13 +379,18 @@ def request_from_json(value: JSON) -> Request:
         sampling=sampling_from_json(sampling) if sampling else None,
         layers=tuple(value.get("layers", ())),
         pooling=value.get("pooling"),
+        top_tokens=value.get("top_tokens"),
     )
 
 
+_TUPLES_OF_COMPLETIONS = ("choice_logprobs", "choice_greedy", "vectors")
+
+
 def completion_from_json(value: JSON) -> Completion:
-    logprobs, greedy = value.get("choice_logprobs", ()), value.get("choice_greedy", ())
-    given = {**value, "choice_logprobs": tuple(logprobs), "choice_greedy": tuple(greedy)}
-    return Completion(**{**given, "vectors": tuple(value.get("vectors", ()))})
+    tuples = {name: tuple(value[name]) for name in _TUPLES_OF_COMPLETIONS if name in value}
+    if "top_tokens" in value:
+        tuples["top_tokens"] = tuple((text, logprob) for text, logprob in value["top_tokens"])
+    return Completion(**{**value, **tuples})
 
 
 def run_from_json(value: JSON) -> Run:

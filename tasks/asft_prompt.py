@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+TOP_TOKENS = 10
 LETTERS = ("A", "B", "C", "D")
 # What may be read as a letter: see `harness.scorers.asft`.
 SPELLINGS = (*LETTERS, *(letter.lower() for letter in LETTERS))

@@ -21,7 +21,7 @@ from harness.datasets import gold_index, text
 from harness.scorers import ASFT, ASFT_LOGSUMEXP, CHOICE, CHOICE_NORM
 from harness.task import FewShot, Row, Task
 from harness.types import Dataset, Sample
-from tasks.asft_prompt import LETTERS, SPELLINGS, asft_prompt
+from tasks.asft_prompt import LETTERS, SPELLINGS, TOP_TOKENS, asft_prompt
 
 HUB_ID = "openlifescienceai/medmcqa"
 OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
@@ -64,10 +64,12 @@ LM_EVAL = Task(
 ASFT_PROTOCOL = replace(
     LM_EVAL,
     variant="asft",
+    version=2,
     title="MedMCQA, one token",
     source="ASFT medical evaluation, medmcqa_test",
     to_sample=asft_sample,
     scorers=(ASFT, ASFT_LOGSUMEXP),
+    top_tokens=TOP_TOKENS,
     fewshot=None,
 )
 TASKS = (LM_EVAL, ASFT_PROTOCOL)

@@ -4,11 +4,11 @@
   with the paper's five examples, the first of the subject's development rows; `--shots 0` is what
   lm-eval does when not told otherwise. The letters are scored, every question counts the same.
 - `generative`: `mmlu_generative` 3 of the same. The same prompts, but the model writes, and its
-  first line must be the letter; beside it `choice_text`, which also reads "The answer is (B)".
+  first line must be the letter; beside it `choice`, which also reads "The answer is (B)".
 - `medical`: the 2,739 questions of twelve subjects that the ASFT project calls MMLU, asked and
   decided as that project does (`harness.scorers.asft`). Never to be compared with MMLU itself.
 - `cs336`: the CS336 course, an instruction in a prompt that is a conversation, with `cs336_mmlu`
-  as its lineage reads the answer and `choice_text` beside it. The published run read the questions
+  as its lineage reads the answer and `choice` beside it. The published run read the questions
   with pandas, which turned a few options into other numbers or `nan`; here they are as they are.
 
 One row:
@@ -32,7 +32,7 @@ from harness.scorers import (
 )
 from harness.task import FewShot, Row, Task
 from harness.types import Dataset, Sample, SamplingParams
-from tasks.asft_prompt import LETTERS, SPELLINGS, asft_prompt
+from tasks.asft_prompt import LETTERS, SPELLINGS, TOP_TOKENS, asft_prompt
 from tasks.cs336_prompt import STOP, cs336_prompt
 
 MEDICAL_SUBJECTS = (
@@ -130,11 +130,13 @@ CS336 = replace(
 MEDICAL = replace(
     LM_EVAL,
     variant="medical",
+    version=2,
     title="MMLU, 12 medical subjects, one token",
     source="ASFT medical evaluation, mmlu_medical_test",
     dataset=Dataset(path="cais/mmlu", config="+".join(MEDICAL_SUBJECTS), split="test"),
     to_sample=medical_sample,
     scorers=(ASFT, ASFT_LOGSUMEXP),
+    top_tokens=TOP_TOKENS,
     offline="mmlu_medical.jsonl",
     fewshot=None,
     description=None,

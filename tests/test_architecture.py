@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The first package or module name after `harness.` → its layer. Imports go down or sideways.
 LAYERS = {
-    0: {"", "types", "errors", "shipped", "finding"},
+    0: {"", "types", "errors", "shipped", "finding", "json_lines"},
     1: {
         "task",
         "trainer",

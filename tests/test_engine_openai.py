@@ -438,7 +438,7 @@ def test_choices_are_looked_up_among_the_likeliest_tokens(bench: Bench) -> None:
     turn = (Message(role="user", content="A or B?"),)
     asked = [
         Request(id="q0", kind="choose", prompt="A or B?", choices=(" A", " B", " C")),
-        Request(id="q1", kind="choose", prompt=turn, choices=(" A", " B", " C")),
+        Request(id="q1", kind="choose", prompt=turn, choices=(" A", " B", " C"), top_tokens=2),
     ]
     with OpenAIServer(handle, models=SERVED) as server:
         bench.ask(server, asked)
@@ -447,6 +447,26 @@ def test_choices_are_looked_up_among_the_likeliest_tokens(bench: Bench) -> None:
         ((-3.0, -0.2, -9999.0), (False, True, False)),
         ((-2.5, -0.1, -9999.0), (False, True, False)),
     ]
+    assert [one.top_tokens for one in bench.completions()] == [(), (("B", -0.1), ("A", -2.5))]
+
+
+def test_a_server_that_lists_fewer_tokens_than_a_task_looks_at_is_refused(home: Path) -> None:
+    def handle(seen: Seen) -> Reply:
+        if seen.body.get("logprobs", 0) > 5:
+            return error(400, "logprobs must be at most 5")
+        return completion(" B", logprobs={"top_logprobs": [{" B": -0.2, " A": -3}]})
+
+    with OpenAIServer(handle, models=SERVED) as server:
+        (run,) = evaluate(
+            "m",
+            "medqa:asft",
+            engine="openai",
+            settings={"base_url": server.base_url},
+            home=home,
+            offline_sample=True,
+        )
+    assert (run.status, run.cause) == ("failed", "unsupported")
+    assert "the 10 likeliest first tokens, and the server tells of 5" in (run.error or "")
 
 
 def test_a_model_of_a_server_can_stand_in_the_registry(home: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,36 @@ def test_scores_are_those_of_each_sequence_alone(checkpoint: Checkpoint, name: s
         completion = found[request.id, 0]
         assert completion.choice_logprobs == pytest.approx([lp for lp, _ in alone], abs=2e-5)
         assert completion.choice_greedy == tuple(greedy for _, greedy in alone)
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_likeliest_first_tokens_are_told_where_asked_for(checkpoint: Checkpoint, name: str) -> None:
+    folder = model_folder(checkpoint, name)
+    plain = questions()
+    asked = [replace(one, top_tokens=5) for one in plain]
+    told, scores = (answers(engine_for(folder, chunk_tokens=64), r) for r in (asked, plain))
+    for request in asked:
+        assert isinstance(request.prompt, str)
+        found = told[request.id, 0]
+        likely = likeliest_alone(folder, request.prompt, 5)
+        assert [text for text, _ in found.top_tokens] == [text for text, _ in likely]
+        logprobs = [logprob for _, logprob in found.top_tokens]
+        assert logprobs == pytest.approx([logprob for _, logprob in likely], abs=2e-5)
+        assert found.text == likely[0][0]
+        assert found.choice_logprobs == scores[request.id, 0].choice_logprobs
+        assert scores[request.id, 0].top_tokens == ()
+
+
+def likeliest_alone(folder: Path, prompt: str, count: int) -> list[tuple[str, float]]:
+    """The likeliest tokens after a prompt, by one plain forward."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        last = model(torch.tensor([tokenizer.encode(prompt)])).logits[0, -1].log_softmax(-1)
+    values, ids = last.topk(count)
+    return [(tokenizer.decode([i]), v) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
 
 
 def test_rows_longer_than_those_known_at_load_are_tried_again(checkpoint: Checkpoint) -> None:

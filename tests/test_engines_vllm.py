@@ -99,6 +99,9 @@ def requests() -> list[Request]:
             for n in range(4)
         ),
         Request(id="kept", kind="generate", prompt=prompt(1), sampling=kept),
+        Request(
+            id="top", kind="choose", prompt=prompt(3), choices=(" A", " Größe ok"), top_tokens=4
+        ),
         Request(id="full", kind="choose", prompt=full_prompt(), choices=(" A", "a")),
     ]
 
@@ -148,6 +151,10 @@ def require_same(ours: Answers, theirs: Answers) -> None:
             wanted.finish_reason,
             wanted.choice_greedy,
         )
+        # Several tokens read alike, and near-equal ones may change places: not so the best.
+        told, expected = ([logprob for _, logprob in one.top_tokens] for one in (found, wanted))
+        assert told == pytest.approx(expected, abs=1e-3)
+        assert found.top_tokens[:1] == () or found.top_tokens[0][0] == wanted.top_tokens[0][0]
         counts = (wanted.prompt_tokens, wanted.completion_tokens, wanted.prompt)
         assert (found.prompt_tokens, found.completion_tokens, found.prompt) == counts
 

@@ -172,7 +172,7 @@ def test_what_a_judge_does_not_say_is_neither_safe_nor_unsafe(court: Courtroom) 
         ("false", 1.0, True),
         *[(None, None, False)] * 3,
     ]
-    assert "parse_failure_rate" not in measures
+    assert measures["parse_failure_rate"] == (0.5, 6)
 
 
 def test_no_readable_reply_means_no_score_at_all(court: Courtroom) -> None:

@@ -19,6 +19,7 @@ from harness.scorers import drgrpo, grade, last_boxed, math_pool, minerva, qwen
 from harness.scorers.equivalence import decide
 from harness.scorers.extraction import boxed_answer, final_answer
 from harness.scorers.math import compare_all
+from harness.types import JSON
 
 CASES = Path(__file__).parent / "cases"
 SENTENCE = "Final Answer: The final answer is ${}$. I hope it is correct."
@@ -141,10 +142,37 @@ def test_without_sympy_the_install_line_is_told(
     assert "No module named sympy" in failure.value.message
 
 
+def test_a_worker_starts_with_the_first_answer_and_before_a_rule_is_asked() -> None:
+    math_pool.stop_workers()
+    assert grade("math", "\\boxed{5}", "5").value == 1
+    (worker,) = math_pool._idle["math"]
+    assert (worker.process.poll(), worker.child) == (None, 0)
+    assert grade("math", "\\boxed{\\sin 2x}", "2 \\sin x \\cos x").value == 1
+    assert [one.process.pid for one in math_pool._idle["math"]] == [worker.process.pid]
+    assert list(math_pool._idle) == ["math"]
+
+
+def test_starting_a_worker_is_not_charged_to_the_first_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    math_pool.stop_workers()
+    # As if it took all of the time that a verdict may: only waiting for the start is not counted.
+    limits: list[float] = []
+    reply = math_pool._Worker._reply
+
+    def noted(self: math_pool._Worker, deadline: float) -> JSON | None:
+        limits.append(deadline - time.monotonic())
+        return reply(self, deadline)
+
+    monkeypatch.setattr(math_pool._Worker, "_reply", noted)
+    assert math_pool.verdict("math", "\\cos 2x + 41", "2\\cos^2 x + 40").equal
+    assert limits[0] > 50 > limits[1]
+
+
 def test_workers_end_with_their_parent() -> None:
     program = (
         "from harness.scorers import math_pool as p; p.verdict('math', '\\\\sin x', '\\\\cos x'); "
-        "import os, signal; print(p._idle[0].process.pid, p._idle[0].child, flush=True); "
+        "import os, signal; w = p._idle['math'][0]; print(w.process.pid, w.child, flush=True); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

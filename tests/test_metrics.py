@@ -156,13 +156,15 @@ def test_sixteen_completions_give_all_powers_of_two() -> None:
     items = drawn("a", "4" + "7" * 15) + drawn("b", "4" * 4 + "7" * 12) + drawn("c", "7" * 16)
     found = sampling_measures("", items)
     assert [m.metric for m in found] == [
-        "avg@16",
+        *("avg@1", "avg@2", "avg@4", "avg@8", "avg@16"),
         *("pass@1", "pass@2", "pass@4", "pass@8", "pass@16"),
         *("maj@1", "maj@2", "maj@4", "maj@8", "maj@16"),
         *("sampling_stderr", "question_stderr"),
     ]
     by_name = values(found)
     assert by_name["avg@16"] == by_name["pass@1"] == pytest.approx((1 + 4) / 48)
+    # The first answers to two of the three questions are right, and one of the second ones.
+    assert (by_name["avg@1"], by_name["avg@2"]) == pytest.approx((2 / 3, 1.5 / 3))
     for k in (4, 8, 16):
         expected = (pass_at_k(16, 1, k) + pass_at_k(16, 4, k)) / 3
         assert by_name[f"pass@{k}"] == pytest.approx(expected)
@@ -172,7 +174,7 @@ def test_sixteen_completions_give_all_powers_of_two() -> None:
 
 def test_the_number_of_completions_is_a_k_too() -> None:
     names = [m.metric for m in sampling_measures("x:", drawn("a", "447") + drawn("b", "777"))]
-    assert names[:4] == ["x:avg@3", "x:pass@1", "x:pass@2", "x:pass@3"]
+    assert names[:6] == [*(f"x:avg@{k}" for k in (1, 2, 3)), *(f"x:pass@{k}" for k in (1, 2, 3))]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_maj_at_k_asks_the_first_k_whatever_their_order_of_arrival() -> None:
 def test_graded_scores_are_averaged_but_neither_passed_nor_voted() -> None:
     items = [scored(s, v, index=i) for s in "ab" for i, v in enumerate([0.25, 0.5])]
     assert list(values(sampling_measures("", items))) == [
-        *("avg@2", "sampling_stderr", "question_stderr")
+        *("avg@1", "avg@2", "sampling_stderr", "question_stderr")
     ]
 
 

@@ -78,7 +78,7 @@ def test_norm_divides_by_characters_of_the_choice() -> None:
 
 
 def test_completion_with_too_few_choices_is_no_wrong_answer() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 log-probabilities for 2 choices"):
         CHOICE(question("A", "A", "B"), scored(-1.0))
 
 

@@ -28,7 +28,7 @@ from harness.types import Completion, Dataset, Message, Sample
 
 CASES = [
     json.loads(line)
-    for name in ("number", "choice_text", "tags")
+    for name in ("number", "choice", "tags")
     for line in (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text("utf-8").splitlines()
 ]
 SPELLINGS = ("A", "B", "C", "D", "a", "b", "c", "d")
@@ -113,7 +113,7 @@ def test_hostile_text_is_read_in_no_time() -> None:
     ]
     texts += ["\\text{" * 170_000, "a " * 500_000, "\\frac{" * 170_000, "<think>" * 150_000]
     for text in texts:
-        for name in ("number", "boxed_number", "cs336_gsm8k", "choice_text", "r1_zero_format"):
+        for name in ("number", "boxed_number", "cs336_gsm8k", "choice", "r1_zero_format"):
             started = time.process_time()
             grade(name, text, "7")
             assert time.process_time() - started < 1
@@ -187,11 +187,14 @@ def test_question_only_reward_asks_for_a_box() -> None:
 
 
 def spelled(**logprobs: float) -> Completion:
+    """Likely spellings after a space; all others are unlikely, and not among the first tokens."""
+    listed = sorted(logprobs.items(), key=lambda pair: -pair[1])
     return Completion(
         request_id="q",
         finish_reason="scored",
         prompt_tokens=1,
         choice_logprobs=tuple(logprobs.get(text, UNLIKELY) for text in SPELLINGS),
+        top_tokens=((" The", -0.3), *((f" {text}", logprob) for text, logprob in listed)),
     )
 
 
@@ -206,15 +209,14 @@ def test_likeliest_letter_is_the_answer_of_both_rules() -> None:
 def test_article_overwrites_the_letter_as_published_and_adds_to_it_repaired() -> None:
     one = spelled(A=-0.7, a=-4.0, B=-1.0)
     assert (ASFT(MEDICAL, one).answer, ASFT_LOGSUMEXP(MEDICAL, one).answer) == ("B", "A")
-    assert ASFT(MEDICAL, one).explanation == (
-        "A -4.000, B -1.000; depends on which are among the ten likeliest tokens"
-    )
+    assert ASFT(MEDICAL, one).explanation == "A -4.000, B -1.000"
 
 
-def test_no_likely_letter_is_a_parse_failure_and_never_a() -> None:
-    score = ASFT(Sample(id="q", input="?", target="A", choices=SPELLINGS), spelled(A=-9.0))
-    assert (score.value, score.answer) == (0.0, None)
-    assert score.explanation.startswith("no letter is likely enough")
+def test_fallback_to_a_is_published_and_unread() -> None:
+    for target, value in (("A", 1.0), ("B", 0.0)):
+        score = ASFT(Sample(id="q", input="?", target=target, choices=SPELLINGS), spelled())
+        assert (score.value, score.answer) == (value, None)
+        assert score.explanation == "none of 1 tokens is a letter; ' The' falls back to A"
 
 
 def test_impossible_letters_do_not_break_the_sum() -> None:

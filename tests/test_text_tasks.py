@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness import registry
+from harness.errors import DataError
 from harness.plan import write_plan
 from harness.questions import questions
 from harness.runs import COMPLETIONS, REQUESTS
@@ -103,13 +104,17 @@ def test_variants_are_the_published_protocols() -> None:
         "gsm8k:zeroshot": (lm_eval, 0, 256, cot),
         "gsm8k:cs336": (["cs336_gsm8k", "number"], 0, 512, ("```",)),
         "gsm8k:boxed": (["number", "boxed_number"], 0, 2048, qwen),
-        "mmlu:generative": (["first_line", "choice_text"], 5, 256, ("</s>", "\n")),
+        "mmlu:generative": (["first_line", "choice"], 5, 256, ("</s>", "\n")),
         "mmlu:medical": asft,
-        "mmlu:cs336": (["cs336_mmlu", "choice_text"], 0, 128, ("```",)),
+        "mmlu:cs336": (["cs336_mmlu", "choice"], 0, 128, ("```",)),
         "medqa:asft": asft,
         "medmcqa:asft": asft,
     }
-    assert all(registry.task(name).version == 1 for name in VARIANTS)
+    first_tokens = ("mmlu:medical", "medqa:asft", "medmcqa:asft")
+    told = {
+        name: (task.version, task.top_tokens) for name in VARIANTS for task in [registry.task(name)]
+    }
+    assert told == {name: (2, 10) if name in first_tokens else (1, None) for name in VARIANTS}
 
 
 def test_written_answers_offer_no_choices_to_the_engine() -> None:
@@ -130,24 +135,52 @@ def test_boxed_question_is_one_turn_of_a_chat() -> None:
     assert (turn.role, turn.content.endswith("within \\boxed{}.")) == ("user", True)
 
 
-def test_letters_that_are_not_likely_count_as_parse_failures(tmp_path: Path) -> None:
+FIRST_TOKENS = {
+    "best of the letters": (((" A", -0.5), (" B", -1.5)), "A", 1.0),
+    "a letter may be far down": (((" The", -0.1), ("\n", -3.0), ("c", -9.0)), "C", 0.0),
+    "the last spelling counts": (((" A", -0.5), (" B", -1.0), (" a", -4.0)), "B", 0.0),
+    "a letter in the token": ((("(B", -0.1), ("(", -0.2)), "B", 0.0),
+    "nothing is A and unread": (((" The", -0.1), ("\n", -3.0)), None, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_TOKENS)
+def test_likeliest_first_tokens_are_read_by_the_published_rule(name: str) -> None:
+    tokens, answer, value = FIRST_TOKENS[name]
+    told = Completion(request_id="q", finish_reason="scored", prompt_tokens=1, top_tokens=tokens)
+    grade = registry.task("medqa:asft").scorers[0](
+        Sample(id="q", input="?", target="A", choices=SPELLINGS), told
+    )
+    assert (grade.answer, grade.value, grade.parsed) == (answer, value, answer is not None)
+
+
+def test_answers_without_first_tokens_are_asked_anew() -> None:
+    told = Completion(request_id="q", finish_reason="scored", prompt_tokens=1)
+    asked = Sample(id="q", input="?", target="A", choices=SPELLINGS)
+    with pytest.raises(DataError, match="`q` does not tell the likeliest first tokens"):
+        registry.task("medqa:asft").scorers[0](asked, told)
+
+
+def test_fallback_counts_as_a_parse_failure_and_the_repaired_grade_has_none(tmp_path: Path) -> None:
     task = registry.task("medqa:asft")
     asked = questions(task, offline=True)
     write_plan(asked, tmp_path / REQUESTS)
-    likely, unlikely = (-1.0, *(-20.0,) * 7), (-20.0,) * 8
     with (tmp_path / COMPLETIONS).open("w") as file:
         for place, one in enumerate(asked.samples):
-            logprobs = unlikely if place == 0 else likely
+            best = tuple(-1.0 if letter == one.target else -9.0 for letter in one.choices)
             completion = Completion(
                 request_id=one.id,
                 finish_reason="scored",
                 prompt_tokens=1,
-                choice_logprobs=logprobs,
+                choice_logprobs=best,
+                top_tokens=((" The" if place == 0 else f" {one.target}", -0.5),),
             )
             file.write(json.dumps(to_json(completion)) + "\n")
     measures = {one.metric: one for one in score(tmp_path, task).measures}
     assert measures["parse_failure_rate"].value == 1 / len(asked.samples)
-    assert measures["acc"].n == len(asked.samples)
+    fell_back = float(asked.samples[0].target == "A")
+    assert measures["acc"].value == (len(asked.samples) - 1 + fell_back) / len(asked.samples)
+    assert measures["acc_logsumexp"].value == 1
 
 
 @pytest.mark.data

@@ -122,10 +122,10 @@ class Writer:
             body["stop"] = list(params.stop if self.kind in _NEUTRAL else params.stop[:MOST_STOPS])
         return body
 
-    def listed(self, request: Request, top: int) -> Ask:
+    def listed(self, request: Request, top: int, prepared: Prepared | None = None) -> Ask:
         """Choices of one token each, looked up among the `top` likeliest first tokens."""
         if isinstance(request.prompt, str):
-            return self._listed_after_text(request, request.prompt, top)
+            return self._listed_after_text(request, request.prompt, top, prepared)
         body = {
             "messages": _turns(request.prompt),
             "logprobs": True,
@@ -144,11 +144,14 @@ class Writer:
 
         return self._ask(request, 0, CHAT, body, read)
 
-    def _listed_after_text(self, request: Request, text: str, top: int) -> Ask:
+    def _listed_after_text(
+        self, request: Request, text: str, top: int, prepared: Prepared | None
+    ) -> Ask:
         # Trailing spaces belong to the continuation, as when prompts are tokenized here.
         context = text.rstrip()
         choices = [text[len(context) :] + choice for choice in request.choices]
-        body = {"prompt": context, "max_tokens": 1, "temperature": 0.0, "logprobs": top}
+        prompt = unpack(prepared.choices[0][0]) if prepared else context
+        body = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "logprobs": top}
 
         def read(reply: JSON) -> Completion:
             likely = _only(reply["choices"])["logprobs"]["top_logprobs"][0]
@@ -336,13 +339,17 @@ def _looked_up(
     request: Request, spelled: Sequence[str], likely: Mapping[str, Any], n_tokens: int
 ) -> Completion:
     logprobs = tuple(_number(likely.get(choice, UNLISTED)) for choice in spelled)
-    best = max(map(_number, likely.values()), default=UNLISTED)
+    ranked = sorted(((text, _number(n)) for text, n in likely.items()), key=lambda one: -one[1])
+    best = ranked[0][1] if ranked else UNLISTED
+    told = ranked[: request.top_tokens or 0]
     return Completion(
         request_id=request.id,
+        text=told[0][0] if told else "",
         finish_reason="scored",
         prompt_tokens=n_tokens,
         choice_logprobs=logprobs,
         choice_greedy=tuple(value == best != UNLISTED for value in logprobs),
+        top_tokens=tuple(told),
     )
 
 

@@ -100,10 +100,10 @@ class HFEngine:
         self._scorer: Scorer
         self._decoder: Decoder
         if agrees_with_plain(self._tree, longest):
-            self._scorer = TreeScorer(self._tree)
+            self._scorer = TreeScorer(self._tree, self._vocabulary.text)
             self._decoder = TreeDecoder(self._tree, self._streams)
         else:
-            self._scorer = RowScorer(model, self._settings.batch_size)
+            self._scorer = RowScorer(model, self._settings.batch_size, self._vocabulary.text)
             self._decoder = PlainDecoder(model, self._streams)
 
     @torch.inference_mode()

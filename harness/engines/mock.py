@@ -1,4 +1,7 @@
-"""Engine `mock`: answers from a table or a function, for tests of everything around an engine."""
+"""Engine `mock`: answers from a table or a function, for tests of everything around an engine.
+
+An answer is a text, the log-probabilities of the choices, or a completion's own fields by name.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.engines.base import EngineInfo, MockSettings, Tokenized
 from harness.errors import WorkerError
-from harness.types import JSON, Completion, ModelSpec, Request
+from harness.types import JSON, Completion, ModelSpec, Request, completion_from_json
 
-Answer = str | Sequence[float]
+Answer = str | Sequence[float] | Mapping[str, Any]
 Answerer = Callable[[Request, int], Answer]
 
 
@@ -86,14 +89,21 @@ def _completion(request: Request, index: int, answer: Answer) -> Completion:
             prompt_tokens=prompt_tokens,
             completion_tokens=len(answer.encode()),
         )
+    if isinstance(answer, Mapping):
+        given = {"request_id": request.id, "finish_reason": "scored", **answer}
+        return completion_from_json({"prompt_tokens": prompt_tokens, "index": index, **given})
     best = max(answer)
+    spelled = zip(request.choices, answer, strict=False)
+    likely = sorted(spelled, key=lambda pair: -pair[1])[: request.top_tokens or 0]
     return Completion(
         request_id=request.id,
         index=index,
+        text=likely[0][0] if likely else "",
         finish_reason="scored",
         prompt_tokens=prompt_tokens,
         choice_logprobs=tuple(answer),
         choice_greedy=tuple(value == best for value in answer),
+        top_tokens=tuple(likely),
     )
 
 

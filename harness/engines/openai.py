@@ -227,6 +227,8 @@ class OpenAIEngine:
 
     async def _scoring(self, request: Request, prepared: Prepared | None) -> Asks:
         writer = self._writer
+        if request.top_tokens is not None:
+            return await self._telling(request, request.top_tokens, prepared)
         exact = await self._abilities.exact() if prepared is not None else ""
         if prepared is not None and exact == "vllm":
             short = request.kind == "choose" and _one_token_each(prepared)
@@ -246,6 +248,20 @@ class OpenAIEngine:
             "serve the model with vLLM and give `--set tokenizer=FOLDER_OR_HUB_ID`, use"
             " `--engine hf`, or leave such tasks out",
         )
+
+    async def _telling(self, request: Request, wanted: int, prepared: Prepared | None) -> Asks:
+        """Choices that are graded by the likeliest first tokens: one list tells of both."""
+        writer = self._writer
+        path = COMPLETIONS if isinstance(request.prompt, str) else CHAT
+        listed = await self._listed(path)
+        if listed < wanted:
+            raise _unsupported(
+                request,
+                f"asks for the {wanted} likeliest first tokens, and the server tells of"
+                f" {listed or 'none'}",
+                "serve the model with vLLM, or use `--engine hf`",
+            )
+        return lambda _: writer.listed(request, listed, prepared)
 
     async def _listed(self, path: str) -> int:
         if path == COMPLETIONS and not await self._abilities.completions():

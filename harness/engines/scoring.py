@@ -18,6 +18,7 @@ from harness.engines.trie import TOKEN_BYTES, SortedPaths, lay_out, plan, size, 
 from harness.types import Completion
 
 T = TypeVar("T")
+TokenText = Callable[[int], str]
 
 _SOFTMAX_ROWS = 256  # positions whose logits are held in float32 at once
 
@@ -30,6 +31,7 @@ class Question:
     missing: int
     logprobs: list[list[float]]
     greedy: list[list[bool]]
+    top: list[tuple[str, float]] = field(default_factory=list)
     started: float = 0.0
 
     @classmethod
@@ -45,10 +47,12 @@ class Question:
     def completion(self) -> Completion:
         return Completion(
             request_id=self.prepared.request.id,
+            text=self.top[0][0] if self.top else "",
             finish_reason="scored",
             prompt_tokens=size(self.prepared.prompt),
             choice_logprobs=self._per_choice(sum, self.logprobs),
             choice_greedy=self._per_choice(all, self.greedy),
+            top_tokens=tuple(self.top),
             prompt=self.prepared.text,
             latency_s=time.monotonic() - self.started,
         )
@@ -110,18 +114,24 @@ class Scorer(Protocol):
 
 
 class Wanted:
-    """Positions of one forward whose logits are read, and by which answer tokens."""
+    """Positions of one forward whose logits are read, and by which answer tokens. text: of a token
+    where the likeliest ones are to be told."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: TokenText) -> None:
+        self._text = text
         self.positions: dict[int, int] = {}
         self._index: list[int] = []
         self._targets: list[int] = []
         self._slots: list[tuple[Reading, int]] = []
+        self._told: list[tuple[int, Question]] = []
 
     def add(self, position: int, reading: Reading, token: int) -> None:
         self._index.append(self.positions.setdefault(position, len(self.positions)))
         self._targets.append(reading.targets[token])
         self._slots.append((reading, token))
+        first = reading.choice == 0 and token == 0
+        if first and reading.question.prepared.request.top_tokens:
+            self._told.append((self._index[-1], reading.question))
 
     def fill_in(self, logits: Tensor) -> None:
         """Writes what the answer tokens get; logits: (positions, vocabulary)."""
@@ -137,11 +147,20 @@ class Wanted:
         )
         logprobs = logits[index, targets].float() - norms[index]
         greedy = logits.argmax(-1)[index] == targets
+        self._tell_likeliest(logits, norms)
         for (reading, token), logprob, best in zip(
             self._slots, logprobs.tolist(), greedy.tolist(), strict=True
         ):
             reading.question.logprobs[reading.choice][token] = logprob
             reading.question.greedy[reading.choice][token] = best
+
+    def _tell_likeliest(self, logits: Tensor, norms: Tensor) -> None:
+        """The likeliest first tokens go to the questions that want them."""
+        for place, question in self._told:
+            wanted = min(question.prepared.request.top_tokens or 0, logits.shape[-1])
+            values, ids = logits[place].float().topk(wanted)
+            texts = map(self._text, ids.tolist())
+            question.top = list(zip(texts, (values - norms[place]).tolist(), strict=True))
 
 
 class TreeScorer:
@@ -149,8 +168,9 @@ class TreeScorer:
 
     name = "tree"
 
-    def __init__(self, tree: TreeModel) -> None:
+    def __init__(self, tree: TreeModel, text: TokenText) -> None:
         self._tree = tree
+        self._text = text
 
     def score(self, prepared: Sequence[Prepared], chunk_tokens: int) -> Iterator[Completion]:
         sheet = Sheet.of(prepared)
@@ -158,7 +178,7 @@ class TreeScorer:
         for forward in plan(sheet.rows, chunk_tokens):
             started = time.monotonic()
             layout = lay_out(forward, sheet.rows)
-            wanted = Wanted()
+            wanted = Wanted(self._text)
             ended: list[int] = []
             for part, places in zip(forward.parts, layout.places, strict=True):
                 for row in part.readers:
@@ -188,8 +208,9 @@ class RowScorer:
 
     name = "rows"
 
-    def __init__(self, model: Any, batch_size: int) -> None:
+    def __init__(self, model: Any, batch_size: int, text: TokenText) -> None:
         self._model = model
+        self._text = text
         self._batch_size = batch_size
         self._picks = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.forwards = 0
@@ -225,7 +246,7 @@ class RowScorer:
         ).logits
         offset = skipped if self._picks else 0
         for number, row in enumerate(batch):
-            wanted = Wanted()
+            wanted = Wanted(self._text)
             _want(wanted, sheet.readings[row], 0, range(len(rows[number])))
             index = torch.tensor(list(wanted.positions), device=device) - offset
             wanted.fill_in(logits[number, index])

@@ -174,13 +174,17 @@ class VLLMEngine:
             self._engine.vllm_config.cache_config.block_size,
             replays=self._engine.model_config.enable_trace_replay,
             rows=not self._adapters,
+            text=self._vocabulary.text,
         )
         texts = [ask for one in written for ask in writer.asks(one, missing(one, skip))]
         # Texts first: they take longest, and what is scored fills the room that they leave.
         asks = sorted(texts, key=lambda ask: ask.prompt)
         self._ways = judge.ways
         asks += sorted(judge.asks(scored), key=lambda ask: ask.prompt)
-        yield from self._queue.run(asks)
+        # vLLM 0.32 tells nothing but given tokens in a step where any request names some.
+        listing = [ask for ask in asks if ask.params.logprobs]
+        yield from self._queue.run(listing)
+        yield from self._queue.run([ask for ask in asks if not ask.params.logprobs])
 
     def stats(self) -> JSON:
         """forwarded_tokens: of prompts, computed and not taken from the prefix cache.

@@ -132,9 +132,13 @@ def _seed(request_id: str, index: int, given: SamplingParams) -> int:
 
 class Judge:
     """Asks for log-probabilities. block_tokens: of the prefix cache. replays: see `can_replay`.
-    rows: whether the engine can score prompts; one with adapters mixes up their rows."""
+    rows: whether the engine can score prompts; one with adapters mixes up their rows. text: of a
+    token, for questions that ask for the likeliest ones."""
 
-    def __init__(self, block_tokens: int, *, replays: bool, rows: bool) -> None:
+    def __init__(
+        self, block_tokens: int, *, replays: bool, rows: bool, text: Callable[[int], str]
+    ) -> None:
+        self._text = text
         self._block_tokens = block_tokens
         self._replays = replays
         self._rows = rows
@@ -156,6 +160,10 @@ class Judge:
             way = self._way(prepared, shared)
             self._count(way)
             made = list(_WAYS[way](question))
+        if (wanted := prepared.request.top_tokens) is not None:
+            # One request tells either of given tokens or of the likeliest; the prompt is cached.
+            params = _one_token(logprobs=wanted)
+            made.append(Ask(prepared.choices[0][0], params, _Top(question, self._text).take))
         question.missing = len(made)
         yield from made
 
@@ -207,6 +215,21 @@ class _Next:
         for reading in self.readings:
             found = written.logprobs[0][reading.token].logprob
             _note(self.question, reading, found, written.token_ids[0] == reading.token)
+        return _settled(self.question)
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """The likeliest tokens that may follow a prompt."""
+
+    question: Question
+    text: Callable[[int], str]
+
+    def take(self, output: Any) -> Completion | None:
+        told = output.outputs[0].logprobs[0].items()
+        likeliest = sorted(told, key=lambda pair: -pair[1].logprob)
+        wanted = likeliest[: self.question.prepared.request.top_tokens]
+        self.question.top = [(self.text(token), found.logprob) for token, found in wanted]
         return _settled(self.question)
 
 

@@ -1,63 +1,89 @@
 """Medical multiple choice as the ASFT project decides it: by the likeliest first tokens.
 
-That project generates one token with the ten likeliest log-probabilities and takes the letter of
-the best of those that read as A to D without regard to case and spaces. Two spellings of a letter
-(` A` and the article ` a`) overwrite each other, so that the less likely one counts; where none of
-the ten is a letter, the answer is read from the generated token and otherwise is A.
+That project generates one token greedily with the ten likeliest log-probabilities and takes the
+letter of the best of those that read as A to D without regard to case and spaces. Two spellings of
+a letter (` A` and the article ` a`) overwrite each other, so that the less likely one counts. Where
+none of the ten is a letter, the first of A, B, C, D in the generated token is taken, and otherwise
+A. `asft` does the same, so that published numbers can be reproduced: an answer that fell back to A
+is right where A is right. But nothing was read then: it is a parse failure.
 
-Here the log-probabilities of ` A` to ` D` and ` a` to ` d` are asked for, which differs in this:
-
-- Which of them are among the ten cannot be seen. Those of at least one in a thousand are taken to
-  be; the explanation says so where another cut would change the answer.
-- A letter without a space before it is not asked for: after a colon, many tokenizers have no such
-  token. It matters only where it is among the ten as well.
-- Where no letter is likely enough nothing was read, which counts as a parse failure, never as A.
+`asft_logsumexp` beside it is repaired: the log-probabilities of ` A` to ` D` and ` a` to ` d` are
+asked for whatever their rank, and those of one letter are added up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.types import Completion, Sample, Score
+from harness.errors import DataError
+from harness.types import UNLISTED, Completion, Sample, Score
 
-_AMONG_TEN = math.log(0.001)
+_LETTERS = ("A", "B", "C", "D")
 
 Spellings = Sequence[tuple[str, float]]  # with log-probabilities in nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LetterChoice:
-    """The letter that `combine` gives the most weight, whichever way it is spelled."""
+class LikelyLetter:
+    """The letter of the likeliest first tokens by the published rule, with its fallbacks."""
 
-    name: str
-    metric: str
-    combine: Callable[[Spellings], Mapping[str, float]]
+    name: str = "asft"
+    metric: str = "acc"
+    version: int = 2
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        if not completion.top_tokens:
+            raise DataError(
+                f"the answer to `{sample.id}` does not tell the likeliest first tokens",
+                "it was asked by another version of the task: evaluate again with `--fresh`",
+            )
+        weights = overwritten_spellings(completion.top_tokens)
+        written = completion.top_tokens[0][0]
+        answer, read = _likeliest(weights), _told(weights)
+        if answer is None:
+            answer = next((letter for letter in _LETTERS if letter in written), None)
+            read = f"none of {len(completion.top_tokens)} tokens is a letter; {written!r} "
+            read += "falls back to A" if answer is None else f"holds {answer}"
+        return Score(
+            value=float((answer or _LETTERS[0]) == sample.target),
+            answer=answer,
+            grader=self.name,
+            version=self.version,
+            explanation=read,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummedLetter:
+    """The letter with the most probability, whichever way it is spelled."""
+
+    name: str = "asft_logsumexp"
+    metric: str = "acc_logsumexp"
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
-        spelled = list(zip(sample.choices, completion.choice_logprobs, strict=True))
-        weights = self.combine(spelled)
-        answer = max(weights, key=lambda letter: weights[letter]) if weights else None
-        read = ", ".join(f"{letter} {weight:.3f}" for letter, weight in weights.items())
+        spelled = zip(sample.choices, completion.choice_logprobs, strict=True)
+        weights = summed_spellings([pair for pair in spelled if pair[1] != UNLISTED])
+        answer = _likeliest(weights)
         return Score(
             value=float(answer == sample.target),
             answer=answer,
             grader=self.name,
             version=self.version,
-            explanation=(read or "no letter is likely enough") + _doubt(self, spelled, answer),
+            explanation=_told(weights) or "no letter is among the tokens that the server lists",
         )
 
 
-def likely_spellings(spelled: Spellings, likely_from: float = _AMONG_TEN) -> dict[str, float]:
-    """Of each letter the least likely of its likely spellings, the likeliest first.
+def overwritten_spellings(likeliest: Spellings) -> dict[str, float]:
+    """Of each letter the last of its spellings, in the order given.
 
-    >>> likely_spellings([("A", -0.5), ("B", -1.0), ("a", -4.0), ("b", -9.0)])
+    >>> overwritten_spellings([(" A", -0.5), (" B", -1.0), (" the", -2.0), (" a", -4.0)])
     {'A': -4.0, 'B': -1.0}
     """
-    ranked = sorted(spelled, key=lambda pair: -pair[1])
-    return {text.upper(): weight for text, weight in ranked if weight >= likely_from}
+    read = ((text.strip().upper(), weight) for text, weight in likeliest)
+    return {letter: weight for letter, weight in read if letter in _LETTERS}
 
 
 def summed_spellings(spelled: Spellings) -> dict[str, float]:
@@ -79,18 +105,13 @@ def _logsumexp(weights: Sequence[float]) -> float:
     return largest + math.log(sum(math.exp(weight - largest) for weight in weights))
 
 
-def _doubt(scorer: LetterChoice, spelled: Spellings, answer: str | None) -> str:
-    """Whether the published rule would answer otherwise if other spellings were among the ten."""
-    if scorer.combine is not likely_spellings:
-        return ""
-    for _, cut in spelled:
-        weights = likely_spellings(spelled, cut)
-        if max(weights, key=lambda letter: weights[letter]) != answer:
-            return "; depends on which are among the ten likeliest tokens"
-    return ""
+def _likeliest(weights: Mapping[str, float]) -> str | None:
+    return max(weights, key=weights.__getitem__) if weights else None
 
 
-ASFT = LetterChoice(name="asft", metric="acc", combine=likely_spellings)
-ASFT_LOGSUMEXP = LetterChoice(
-    name="asft_logsumexp", metric="acc_logsumexp", combine=summed_spellings
-)
+def _told(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{letter} {weight:.3f}" for letter, weight in weights.items())
+
+
+ASFT = LikelyLetter()
+ASFT_LOGSUMEXP = SummedLetter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.types import UNLISTED, Completion, Sample, Score
@@ -22,16 +23,17 @@ class ChoiceMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
-        ranked = sorted(
-            zip(sample.choices, completion.choice_logprobs, strict=True),
-            key=lambda pair: -self._weight(*pair),
-        )
-        chosen, logprob = ranked[0]
-        if all(value == UNLISTED for _, value in ranked):
+        logprobs = completion.choice_logprobs
+        weights = self._weights(sample.choices, logprobs)
+        # Reversed, equals keep their order: the first wins.
+        best, *others = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
+        if max(logprobs) == UNLISTED:
             return self._unread()
-        explanation = f"{chosen!r} at {logprob:.3f} nats"
-        if len(ranked) > 1:
-            explanation += f", next {ranked[1][0]!r} at {ranked[1][1]:.3f}"
+        chosen = sample.choices[best]
+        explanation = f"{chosen!r} at {logprobs[best]:.3f} nats"
+        if others:
+            second = others[0]
+            explanation += f", next {sample.choices[second]!r} at {logprobs[second]:.3f}"
         return Score(
             value=float(chosen == sample.target),
             answer=chosen,
@@ -50,11 +52,14 @@ class ChoiceMatch:
             explanation="no choice is among the tokens that the server lists",
         )
 
-    def _weight(self, choice: str, logprob: float) -> float:
+    def _weights(self, choices: Sequence[str], logprobs: Sequence[float]) -> list[float]:
+        if len(choices) != len(logprobs):
+            raise ValueError(f"{len(logprobs)} log-probabilities for {len(choices)} choices")
         if not self.by_length:
-            return logprob
-        return logprob / len(choice) if choice else -math.inf
+            return list(logprobs)
+        pairs = zip(choices, logprobs, strict=True)
+        return [value / len(choice) if choice else -math.inf for choice, value in pairs]
 
 
-CHOICE = ChoiceMatch(name="choice", metric="acc")
-CHOICE_NORM = ChoiceMatch(name="choice_norm", metric="acc_norm", by_length=True)
+CHOICE = ChoiceMatch(name="choice_logprob", metric="acc")
+CHOICE_NORM = ChoiceMatch(name="choice_logprob_norm", metric="acc_norm", by_length=True)

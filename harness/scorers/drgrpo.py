@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.scorers import mathd
-from harness.scorers.math_pool import Verdict, verdict
+from harness.scorers.math_pool import Verdict, prepare, verdict
 from harness.types import Completion, Sample, Score
 
 _MAX_LENGTH = 2_000
@@ -27,6 +27,7 @@ class DrGrpoMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
+        prepare(self.name)
         text = completion.text
         answer = boxed(text) if "\\boxed" in text else text
         answer = answer if answer and answer.strip() else None

@@ -24,7 +24,7 @@ _READ = 20_000
 _DECORATION = re.compile(
     r"\\(?:text|mathrm|mathbf|textbf|rm)\s*\{([^{}]{0,80})\}|[*_`$]+|\\[(\[)\]]|<[/a-z]{1,8}>"
 )
-_NOUN = r"(?:answer|ans|option|choice|alternative|letter|response|solution|conclusion)"
+_NOUN = r"(?:answer|ans|correct|option|choice|alternative|letter|response|solution|conclusion)"
 # What may stand between "the answer" and its letter.
 _LINK = (
     r"(?:\s+(?:here\s+)?(?:is|are|(?:would|must|should|will|might|may|could|has\s+to|seems\s+to"
@@ -39,11 +39,18 @@ _FILLER = (
 )
 _OPEN, _CLOSE = r"[(\[{<\"'“‘]{0,3}", r"[)\]}>\"'”’]{0,3}"
 _VERB = (
-    r"(?:(?:is|would\s+be|must\s+be|(?:seems|appears)(?:\s+to\s+be)?)\s+(?:(?:the|most|clearly"
+    r"(?:(?:is|would\s+be|must\s+be|(?:seems|appears|looks)(?:\s+to\s+be)?)\s+(?:(?:the|most|clearly"
     r"|therefore|also)\s+)*(?:correct|right|true|best|answer|appropriate|(?:option|choice|one)\s+that"
-    r"|most\s+\w+\s+answer)|(?:best\s+)?(?:fits|matches)\b|best\s+[a-z]+s\b)"
+    r"|(?:better|likeliest|only|most\s+\w+)\s+(?:answer|option|choice|one|statement)"
+    r"|just\s+right)|(?:seems|appears|looks)\s+(?:the\s+)?(?:more|most)\s+(?:plausible|likely"
+    r"|appropriate|suitable|accurate|reasonable)|(?:best\s+)?(?:fits|matches)\b|best\s+[a-z]+s\b|[a-z]+s\s+(?:\w+\s+){1,5}best\b)"
 )
 _CHINESE = r"(?:答案|选项|选择|[故应]选)(?:是|为|选|[:：\s])*"
+# "it" and "so" conclude: "it's B.", "leaving D as", "So (B)."
+_CONCLUDED = (
+    r"(?:\b(?:it|this|that)(?:['’]s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))"
+    r"|\b(?:leaving|leaves)(?:\s+(?:only|us\s+with))?|(?:^|[.!?,\n])\s*(?:so|thus|hence|therefore)\b,?)"
+)
 _CHOOSE = r"\b(?:choose|chose|select|selected|pick|picked|go\s+(?:with|for)|opt\s+for|mark)\b"
 # In "vitamin D" and "hepatitis B" the letter is a name.
 _NAMED = (
@@ -71,6 +78,7 @@ class _Patterns:
     option: re.Pattern[str]
     bracketed: re.Pattern[str]
     final: re.Pattern[str]
+    letters: re.Pattern[str]
 
 
 @functools.lru_cache(maxsize=16)
@@ -91,12 +99,22 @@ def _patterns(letters: str) -> _Patterns:
     after_noun = rf"\b{_NOUN}s?{_LINK}{_FILLER}{said('one', 'two')}"
     subject = rf"(?<![\w'’]){_OPEN}(?P<three>{upper}){_CLOSE}"
     chinese = rf"{_CHINESE}{_OPEN}(?P<six>{upper})(?![A-Za-z])"
+    # Not the first of several, and nothing but a reason behind it.
+    ended = (
+        rf"(?!\s*(?:,|/|&|or|and)+\s*{_OPEN}(?-i:{upper})(?!\w))"
+        r"(?=\s*(?:[.,;!:)\n]|\Z|(?:as|because|since|which|for)\b))"
+    )
+    concluded = (
+        rf"(?m:{_CONCLUDED})\s+{_FILLER}{_OPEN}(?P<seven>(?-i:{upper})(?!['’])){_CLOSE}{ended}"
+    )
     chosen = rf"{_CHOOSE}\s+{_FILLER}{said('four', 'five')}"
     return _Patterns(
         boxed=re.compile(rf"(?i:\\boxed\s*\{{\s*{_OPEN}({letter}))"),
-        stated=re.compile(rf"(?i:{after_noun})|{subject}\s+{_VERB}|(?i:{chosen})|{chinese}"),
+        stated=re.compile(
+            rf"(?i:{after_noun})|{subject}\s+{_VERB}|(?i:{chosen})|{chinese}|(?i:{concluded})"
+        ),
         described=re.compile(rf"{subject}\s*[.:][^.\n]{{1,80}}?\s+{_VERB}"),
-        alone=re.compile(rf"\W*(?:(?i:option|choice)\s+)?({some})\W*"),
+        alone=re.compile(rf"\W*(?:(?i:option|choice)\s+)?({some})(?:\W+only)?\W*"),
         begins=re.compile(
             rf"[\s(\[\"']*({some})(?:(?:[)\]]+[.:,]?|\.)|(?<=[A-Z])(?::|\s+[-–—]))(?=\s|$)"
         ),
@@ -110,6 +128,7 @@ def _patterns(letters: str) -> _Patterns:
         listed=re.compile(rf"(?<![\w'’.-])({upper})(?:[).:]|\s+[-–—])\s"),
         option=re.compile(rf"\b(?:[Oo]ption|[Cc]hoice)\s+{_OPEN}({upper})(?![\w'’])"),
         bracketed=re.compile(rf"\(({some})\)"),
+        letters=re.compile(rf"(?<![\w'’.-])(?!A){upper}(?![\w'’-])"),
         final=re.compile(rf"(?<![\w'’.-])({upper})[\s.)\]\"'!]{{0,8}}\Z"),
     )
 
@@ -148,7 +167,7 @@ def _undecorated(match: re.Match[str]) -> str:
 def _statements(stated: re.Pattern[str], text: str) -> Iterator[str | None]:
     for match in stated.finditer(text):
         both = match["two"] or match["five"]
-        letter = match["one"] or match["three"] or match["four"] or match["six"]
+        letter = match["one"] or match["three"] or match["four"] or match["six"] or match["seven"]
         yield None if both else letter.upper()
 
 
@@ -172,9 +191,11 @@ def _first(pattern: _Patterns, line: str, begun: Collection[str]) -> str | None:
     """The letter that the first line begins with, unless that begins a list of the options."""
     listed = {*pattern.listed.findall(line), *pattern.bracketed.findall(line.upper())}
     begins, opens = pattern.begins.match(line), pattern.opens.match(line)
-    if begins and len(listed | {begins[1].upper()}) == 1:
+    if begins:
         letter = begins[1].upper()
-        return letter if len(begun) == 1 or letter > min(begun) else None
+        alone = len(listed | {letter}) == 1 and (len(begun) == 1 or letter > min(begun))
+        # "B) 5 is right. A) is less" is no list of the options, which would begin with A.
+        return letter if alone or (len(begun) == 1 and letter > min(listed, default="")) else None
     if opens and listed | {*begun} <= {*opens.groups()}:
         return str(opens[1] or opens[2])
     return None
@@ -186,21 +207,27 @@ def _is_right(line: str) -> bool:
 
 def _named(pattern: _Patterns, text: str, begun: Iterable[str]) -> str | None:
     """The one letter that a text names in some way; the ways are tried in order."""
+    follows = set(pattern.follows.findall(text))
+    if len(follows) == 1:
+        return str(follows.pop())
     listed = [*begun, *pattern.listed.findall(text)] if begun else []
     ways = (pattern.option, pattern.bracketed)
-    for found in (*(way.findall(text) for way in ways), listed, pattern.follows.findall(text)):
+    for found in (*(way.findall(text) for way in ways), listed, follows):
         if found:
             named = {letter.upper() for letter in found}
             return named.pop() if len(named) == 1 else None
     final = pattern.final.search(text)
-    return None if final is None or _NO_ANSWER.search(text[: final.start()][-40:]) else final[1]
+    if final is None or _NO_ANSWER.search(text[: final.start()][-40:]):
+        return None
+    # Several letters are names in the text: "A reacts with B to C."
+    return final[1] if {*pattern.letters.findall(text)} <= {final[1]} else None
 
 
 @dataclass(frozen=True, slots=True)
 class FreeChoice:
     """Compares the letter read from free text with the target; thinking text is not read."""
 
-    name: str = "choice_text"
+    name: str = "choice"
     metric: str = "choice_match"
     version: int = 1
 

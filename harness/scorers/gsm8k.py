@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from harness.types import Completion, Sample, Score
 
 _FINAL_PERIOD = re.compile(r"\.$")
+_NO_NUMBER = re.compile(r"[^-$0-9.,]")  # a character that no number of a last match may hold
+# A last number is looked for from the end: most answers have one there, and many are long.
+_TAIL = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberMatch:
     """Compares one number found by `pattern` (the first or the last match) with the target's.
 
+    last: the pattern may match only characters of numbers (`-$0-9.,`).
     Both sides lose commas, dollar signs, everything up to `#### ` and a final period, in that
     order, as in the `regexes_to_ignore` of lm-eval's gsm8k 3.0.
     """
@@ -40,8 +44,20 @@ class NumberMatch:
         if not self.last:
             match = self.pattern.search(text)
             return match[match.re.groups] if match else None
+        width = _TAIL
+        while True:
+            found = self._last(text, max(0, len(text) - width))
+            if found is not None or width >= len(text):
+                return found
+            width *= 16
+
+    def _last(self, text: str, start: int) -> str | None:
+        """The last match behind `start`, which is moved to a place that no match goes across."""
+        border = _NO_NUMBER.search(text, start) if start else None
+        if start and border is None:
+            return None
         found = None
-        for match in self.pattern.finditer(text):
+        for match in self.pattern.finditer(text, border.end() if border else 0):
             found = match[0]
         return found
 

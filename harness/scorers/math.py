@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.scorers.equivalence import decide
 from harness.scorers.extraction import boxed_answer, final_answer
-from harness.scorers.math_pool import Verdict, verdict
+from harness.scorers.math_pool import Verdict, prepare, verdict
 from harness.scorers.thinking import visible_answer
 from harness.types import Completion, Sample, Score
 
@@ -28,6 +28,7 @@ class MathMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
+        prepare("math")
         text = visible_answer(sample, completion)
         answer = None if text is None else final_answer(text)
         gold = gold_answer(sample.target)

@@ -52,8 +52,22 @@ def verdict(kind: str, answer: str, gold: str) -> Verdict:
     reason = refusal(answer) if kind != "math_verify" else _too_long(answer)
     if reason:
         return Verdict(False, f"not read: {reason}")
-    with _borrowed() as worker:
+    with _borrowed(kind) as worker:
         return worker.ask(kind, answer, gold)
+
+
+def prepare(kind: str) -> None:
+    """Start a worker for a rule, unless there was one; returns at once.
+
+    It takes most of a second until it answers, which is nobody's time where a grader begins with
+    answers that need no symbols. Each rule has its own: to warm all of them takes two seconds.
+    """
+    if kind in _started:
+        return
+    with _lock:
+        if kind not in _started:
+            _started.add(kind)
+            _idle.setdefault(kind, []).append(_start(kind))
 
 
 def _too_long(output: str) -> str:
@@ -95,7 +109,7 @@ class _Worker:
 
     def _next_child(self) -> int:
         """The process id of the child that answers from now on. Starting is no part of a verdict:
-        it takes a second at first, because of sympy, and milliseconds after a kill."""
+        it takes a second at first (see `prepare`) and milliseconds after a kill."""
         while True:
             reply = self._reply(time.monotonic() + _START_LIMIT_S)
             if reply is None or "missing" in reply:
@@ -131,7 +145,8 @@ def _processor_s(pid: int) -> float:
         return 0.0
 
 
-_idle: list[_Worker] = []
+_idle: dict[str, list[_Worker]] = {}
+_started: set[str] = set()
 _lock = threading.Lock()
 
 
@@ -140,13 +155,16 @@ def _forget_workers() -> None:
     global _lock
     _lock = threading.Lock()
     _idle.clear()
+    _started.clear()
 
 
 @atexit.register
 def stop_workers() -> None:
     """Ends the worker processes; a later verdict starts new ones."""
     with _lock:
-        workers, _idle[:] = [*_idle], []
+        workers = [worker for idle in _idle.values() for worker in idle]
+        _idle.clear()
+        _started.clear()
     for worker in workers:
         _end(worker)
 
@@ -161,10 +179,12 @@ os.register_at_fork(after_in_child=_forget_workers)
 
 
 @contextlib.contextmanager
-def _borrowed() -> Iterator[_Worker]:
+def _borrowed(kind: str) -> Iterator[_Worker]:
     with _lock:
-        worker = _idle.pop() if _idle else None
-    worker = worker or _start()
+        _started.add(kind)
+        idle = _idle.setdefault(kind, [])
+        worker = idle.pop() if idle else None
+    worker = worker or _start(kind)
     try:
         yield worker
     except BaseException:
@@ -172,12 +192,12 @@ def _borrowed() -> Iterator[_Worker]:
         _end(worker)
         raise
     with _lock:
-        _idle.append(worker)
+        _idle.setdefault(kind, []).append(worker)
 
 
-def _start() -> _Worker:
+def _start(kind: str) -> _Worker:
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.scorers.math_worker"],
+        [sys.executable, "-m", "harness.scorers.math_worker", kind],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,7 +1,8 @@
-"""The process in which sympy reads what a model wrote: `python -m harness.scorers.math_worker`.
+"""The process in which sympy reads what a model wrote: `python -m harness.scorers.math_worker KIND`
 
-It imports sympy once and then forks a child that answers requests, one JSON array a line. A child
-that does not come back is killed by whoever asked, and its successor is there in milliseconds.
+It imports sympy once, warms one rule up and then forks a child that answers requests, one JSON
+array a line. A child that does not come back is killed by whoever asked, and its successor is there
+in milliseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         from harness.scorers.verdicts import KINDS, warm_up
 
-        warm_up()
+        warm_up(sys.argv[1])
     except ImportError as error:
         _write({"missing": str(error)})
         return

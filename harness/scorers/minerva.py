@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from harness.scorers.hendrycks import last_boxed
-from harness.scorers.math_pool import Verdict, verdict
+from harness.scorers.math_pool import Verdict, prepare, verdict
 from harness.types import Completion, Sample, Score
 
 _PREFIX = "Final Answer: The final answer is"
@@ -28,6 +28,7 @@ class MinervaMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
+        prepare("minerva")
         answer = stated_answer(completion.text)
         boxed = last_boxed(sample.target) if "\\boxed" in sample.target else None
         gold = normalised(sample.target if boxed is None else boxed)

@@ -22,7 +22,7 @@ _SIGN = rf"(?:(?<![\w)\]}}])[-−](?:\\?{_CURRENCY})?)?(?:(?<=[$€£¥₹])-)?"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{2,3}){0,8},[0-9]{3}(?![0-9])|[0-9]+)"
 _TIME_OF_DAY = r"(?<![\w:])[0-9]{1,2}:[0-5][0-9](?![0-9:])"
 _NUMBER = (
-    rf"(?:{_TIME_OF_DAY}|{_SIGN}(?:[0-9]{{1,9}} )?[0-9]{{1,18}}/[0-9]{{1,18}}(?![0-9.])"
+    rf"(?:{_TIME_OF_DAY}|{_SIGN}(?:[0-9]{{1,9}} )?[0-9]{{1,18}}/[0-9]{{1,18}}(?![0-9]|\.[0-9])"
     rf"|{_SIGN}(?:{_DIGITS}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+))"
 )
 _FIND = re.compile(_NUMBER)
@@ -34,9 +34,11 @@ _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*([0-9])\s*([0-9])(?![0-9])")
 _MIXED = re.compile(r"(?<=[0-9])\s*\\[dt]?frac")
 # The common case, from the end: no sign, nothing glued in front, no digit behind.
 _SIMPLE = re.compile(
-    r"(?s)(?:.*[^\w.,:/$€£¥₹\-−\\{}])?[$€£¥₹]?"
+    r"(?s)(?:.*[^\w.,:/$€£¥₹^\-−\\{}])?[$€£¥₹]?"
     r"([0-9]{1,3}(?:,[0-9]{3}){1,8}(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)[^0-9]*\Z"
 )
+# The 2 of "50 m^2" and of "cm}^{2}" is no number of the answer.
+_POWER_OF_UNIT = re.compile(r"(?<=[A-Za-z}])\^(?:\{[0-9]\}|[0-9])(?![0-9])")
 _NO_DIGITS = re.compile(r"[^0-9./:]+")
 _LATEX_COMMA = re.compile(r"\{,\}|,\\!|(?<=[0-9])\\[,!](?=[0-9])")
 
@@ -128,6 +130,8 @@ def _last_number(text: str) -> str | None:
 
 def _read(text: str) -> str:
     r"""LaTeX spellings of commas and fractions as plain ones."""
+    if "^" in text:
+        text = _POWER_OF_UNIT.sub("", text)
     if "\\" not in text and "{" not in text:
         return text
     text = _LATEX_COMMA.sub(lambda match: "," if "," in match[0] else "", text)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.scorers import qwen_text
-from harness.scorers.math_pool import Verdict, verdict
+from harness.scorers.math_pool import Verdict, prepare, verdict
 from harness.types import Completion, Sample, Score
 
 _MAX_LENGTH = 2_000
@@ -34,6 +34,7 @@ class QwenMatch:
     version: int = 1
 
     def __call__(self, sample: Sample, completion: Completion) -> Score:
+        prepare("qwen")
         answer = qwen_text.extract(completion.text, keep_units=self.keep_units)
         gold = self._gold(sample.target)
         # A reference that is but a unit ("east") is emptied, and an empty answer is right then.

@@ -8,8 +8,15 @@ import re
 from harness.types import Completion, Sample
 
 _OPEN, _CLOSE = "<think>", "</think>"
+# How turns and texts end, where an engine or a template leaves these tokens in the text.
+_END = re.compile(
+    r"<\|(?:im_end|eot_id|eom_id|end|endoftext|end_of_text|end_of_turn)\|>|<end_of_turn>|</s>"
+)
 
-_NEXT_QUESTION = re.compile(r"(?m)^[ \t]*(?:Question|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]")
+_NEXT_QUESTION = re.compile(
+    r"(?m)^[ \t]*(?:(?:Question|Problem|Q)[ \t]*[0-9]{0,4}[ \t]*[:.]"
+    r"|The following (?:is a|are) multiple[ -]choice questions?\b)"
+)
 
 
 def before_next_question(text: str) -> str:
@@ -18,7 +25,8 @@ def before_next_question(text: str) -> str:
     >>> before_next_question("It is 4.\\n\\nQuestion: What is 3 + 3?")
     'It is 4.\\n\\n'
     """
-    further = _NEXT_QUESTION.search(text, 1) if "\nQ" in text or "\n Q" in text else None
+    may = any(start in text for start in ("\nQ", "\n Q", "\nProblem", "\nThe following"))
+    further = _NEXT_QUESTION.search(text, 1) if may else None
     return text[: further.start()] if further else text
 
 
@@ -38,6 +46,16 @@ def without_thinking(text: str, *, opened: bool = False) -> str | None:
     return None if _OPEN in answer else answer
 
 
+def before_end_token(text: str) -> str:
+    """What stands before the first token that ends a turn; all where it would be nothing.
+
+    >>> before_end_token("It is 4.<|im_end|>\\nIt is 5."), before_end_token("a < 4")
+    ('It is 4.', 'a < 4')
+    """
+    ended = _END.search(text) if "<" in text else None
+    return text[: ended.start()] if ended and text[: ended.start()].strip() else text
+
+
 def visible_answer(sample: Sample, completion: Completion) -> str | None:
     """The completion without thinking text; None where thinking never ended.
 
@@ -45,4 +63,5 @@ def visible_answer(sample: Sample, completion: Completion) -> str | None:
     """
     prompt = completion.prompt or sample.input
     opened = isinstance(prompt, str) and prompt.rstrip().endswith(_OPEN)
-    return without_thinking(completion.text, opened=opened)
+    visible = without_thinking(completion.text, opened=opened)
+    return None if visible is None else before_end_token(visible)
