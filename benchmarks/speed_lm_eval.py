@@ -27,7 +27,12 @@ from benchmarks.record import record
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA_ROOT = os.environ.get("BENCH_DATA_ROOT", str(REPOSITORY.parent / "shared" / "hub"))
 # hidden size, layers, heads, key-value heads, tokens in the vocabulary
-SIZES = {"small": (128, 4, 4, 2, 2048), "medium": (512, 14, 8, 4, 8192)}
+# hidden, layers, heads, key-value heads, vocabulary; the large ones have the vocabulary of Llama 2
+SIZES = {
+    "small": (128, 4, 4, 2, 2048),
+    "medium": (512, 14, 8, 4, 8192),
+    "llama60m": (512, 8, 8, 4, 32000),
+}
 SIDES = ("ours", "lm_eval")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
@@ -55,6 +60,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="", help="a checkpoint folder; default: a random Llama")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the random Llama")
     parser.add_argument("--subjects", type=int, default=57, help="of MMLU")
+    parser.add_argument("--only", default="", help="names of lm-eval's MMLU tasks, by commas")
     parser.add_argument("--questions", type=int, default=200, help="of GSM8K")
     parser.add_argument("--shots", type=int, default=5, help="of GSM8K")
     parser.add_argument("--max-tokens", type=int, default=256)
@@ -88,7 +94,7 @@ def write_requests(options: argparse.Namespace) -> None:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
-    names = sorted(n for n in manager.load(["mmlu"])["tasks"])[: options.subjects]
+    names = options.only.split(",") if options.only else subjects(manager, options.subjects)
     questions: list[list[Any]] = []
     for name in names:
         by_document: dict[int, list[Any]] = {}
@@ -101,6 +107,12 @@ def write_requests(options: argparse.Namespace) -> None:
         prompts = [instance.args[0] for instance in generated]
     stops = ["Question:", "</s>", "<|im_end|>"]
     finish(options, {"questions": questions, "prompts": prompts, "stops": stops})
+
+
+def subjects(manager: Any, count: int) -> list[str]:
+    """At equal distances in the alphabet: the first few have shorter prompts than most."""
+    names = sorted(manager.load(["mmlu"])["tasks"])
+    return [names[n * len(names) // count] for n in range(min(count, len(names)))]
 
 
 def instances(manager: Any, name: str, shots: int, limit: int | None) -> list[Any]:
@@ -140,7 +152,7 @@ def make_model(options: argparse.Namespace) -> None:
     ).save_pretrained(options.model)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocabulary,  # also where the text has fewer pairs to merge
         hidden_size=hidden,
         intermediate_size=4 * hidden,
         num_hidden_layers=layers,

@@ -193,6 +193,19 @@ def test_samples_depend_on_nothing_but_their_own_name(engine: Any, folder: Path)
     assert rest == {key: c.text for key, c in whole.items() if key not in skip}
 
 
+def test_samples_of_more_prompts_than_one_step_reads_are_drawn(engine: Any, folder: Path) -> None:
+    drawn = SamplingParams(max_tokens=4, temperature=1.0, n=2)
+    asked = [
+        Request(id=f"drawn{n}", kind="generate", prompt=f"{n}: {SHOTS}", sampling=drawn)
+        for n in range(40)
+    ]
+    engine.switch(spec(folder))
+    assert engine.tokenize(asked).prompt_tokens > 2048
+    engine.load()
+    keys = {(one.request_id, one.index) for one in engine.run(asked)}
+    assert keys == {(request.id, index) for request in asked for index in range(2)}
+
+
 def test_temperatures_that_vllm_would_change_are_refused(engine: Any, folder: Path) -> None:
     engine.switch(spec(folder))
     for temperature in (0.001, 3.0):

@@ -16,7 +16,7 @@ from harness.engines.vllm_asks import asks_for_tokens
 from harness.engines.vllm_queue import Queue
 from harness.types import ModelSpec
 
-_PROMPTS, _TOKENS = 3, 48
+_PROMPTS, _TOKENS = 3, 24
 # Largest mean difference, in nats per token, that rounding explains.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 
@@ -69,7 +69,7 @@ def reload(
 
     Raises StartAnewError where the engine does not compute what transformers does afterwards.
     """
-    before = engine_logprobs(queue, prompts)
+    before = engine_logprobs(queue, prompts[-1:])
     try:
         engine.collective_rpc("reload_weights", kwargs={"weights_path": model.path})
     except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
@@ -79,7 +79,7 @@ def reload(
     if not engine.reset_prefix_cache():
         raise StartAnewError("the prefix cache could not be emptied")
     after = engine_logprobs(queue, prompts)
-    if after == before:
+    if after[-len(before) :] == before:
         raise StartAnewError("the engine computes what it computed before")
     wanted = transformers_logprobs(model, config, getattr(torch, dtype), prompts)
     differences = [abs(a - b) for a, b in zip(after, wanted, strict=True)]

@@ -23,6 +23,7 @@ from harness.types import JSON, ModelSpec
 GIB = 2**30
 _CPU_CACHE_BYTES = 4 * GIB
 _CPU_BLOCK_TOKENS = 32  # the least that its attention kernels like: less of a prefix is lost
+_CPU_BATCH_TOKENS = 2048
 _ROUNDED_TO = 256
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 _MEMORY = re.compile(r"memory|KV cache|max seq len", re.IGNORECASE)
@@ -198,7 +199,13 @@ def arguments(
     elif cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         made["kv_cache_memory_bytes"] = min(_CPU_CACHE_BYTES, _free_bytes() // 4)
     if cpu:
-        made["block_size"] = _CPU_BLOCK_TOKENS
+        # A prompt read in pieces would have to take back the draws of a seeded generator, and
+        # torch's generator for CPUs cannot.
+        made |= {
+            "block_size": _CPU_BLOCK_TOKENS,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_CPU_BATCH_TOKENS, tokens),
+        }
     if adapters:
         rank = max(map(adapter_rank, adapters))
         fitting = next((known for known in _RANKS if known >= rank), rank)
