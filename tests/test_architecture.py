@@ -31,6 +31,7 @@ LAYERS = {
         "logistic",
         "alpaca_eval",
         "templates",
+        "halves",
         "geometry",
     },
     2: {
