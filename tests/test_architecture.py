@@ -36,7 +36,7 @@ LAYERS = {
     },
     2: {
         *("registry", "models", "model_registry", "model_check", "checkpoints"),
-        *("recipes", "training_data", "engine_choice", "hosting"),
+        *("recipes", "search", "training_data", "engine_choice", "hosting"),
     },
     3: {
         "runs",
@@ -75,10 +75,12 @@ LAYERS = {
             "forgetting",
             "verdict",
             "pipeline",
+            "room",
             "recipe_gap",
             "embedded",
             "embedding_options",
             "steering",
+            "tuning",
         ),
         *("judgements",),
         *("judging",),

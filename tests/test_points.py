@@ -94,7 +94,9 @@ def test_a_training_waits_for_its_answer(tmp_path: Path) -> None:
     folder = folder_with_points(tmp_path / "run", GO_ON[:1])
     thread = threading.Thread(target=sft.main, args=[folder], daemon=True)
     thread.start()
-    while len((folder / REACHED).read_text().splitlines() if (folder / REACHED).exists() else ()) < 3:
+    while (
+        len((folder / REACHED).read_text().splitlines() if (folder / REACHED).exists() else ()) < 3
+    ):
         time.sleep(0.01)
     assert thread.is_alive()
     with (folder / ANSWERS).open("a") as file:
