@@ -46,7 +46,8 @@ class Options:
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
-    the benchmark. half: ask only the questions of one half (`harness.halves`). settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
+    the benchmark. half: ask only the questions of one half (`harness.halves`). settings: the
+    engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
     replicas, ray_address: settings of their own; engine `ray` is the model's own engine, in as many
     replicas as there is room for.
     prompts, layers, pooling, reduction: for tasks that take activations, instead of theirs.

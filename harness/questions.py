@@ -27,7 +27,8 @@ class Questions:
     samples: in the order of the split. examples: those shown before each of `samples`. shots: how
     many that are. seed: of the draw, None where nothing is drawn by chance. limit: what cut the
     split. half: which part of the questions was asked, all for None. offline: the questions that
-    ship with the task were taken. revision: of the dataset. source: the place that had it. files: that were read.
+    ship with the task were taken. revision: of the dataset. source: the place that had it. files:
+    that were read.
     """
 
     task: Task

@@ -86,8 +86,9 @@ class Data(BaseModel):
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
     judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
-    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip, _port and machine_rank: where several
-    machines meet, unless the environment says it (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
+    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip,
+    _port and machine_rank: where several machines meet, unless the environment says it
+    (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 

@@ -1,4 +1,4 @@
-"""A worker of engine `hf` that goes on to the next checkpoint, beside one that is started for it."""
+"""A worker of engine `hf` that goes on to the next checkpoint, beside one started for it."""
 
 from __future__ import annotations
 

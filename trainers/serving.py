@@ -2,9 +2,10 @@
 
     python -m trainers.serving
 
-It reads a line {"folder", "log"} on stdin for each training and answers by JSON lines on stdout: {"event": "ready"} once,
-{"event": "ended", "status", "last"} for each folder; after `last` the process is gone. Interpreter,
-libraries and start model are those of the first training. What a training prints is in its own log.
+It reads a line {"folder", "log"} on stdin for each training and answers by JSON lines on stdout:
+{"event": "ready"} once, {"event": "ended", "status", "last"} for each training; after `last` the
+process is gone. Interpreter, libraries and start model are those of the first training. What one
+prints is in its own log.
  An error that leaves torch in doubt ends the process, so that the next training gets a
 new one.
 """
@@ -55,7 +56,7 @@ def _train(folder: Path) -> Exception | None:
     """The error that ended the training, told in its folder and its log."""
     try:
         importlib.import_module(f"trainers.{read_recipe(folder).method}").main(folder)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 — whatever it is, it is told, and ends the process
         tell(folder, error)
         traceback.print_exc()
         return error

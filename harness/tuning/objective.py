@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from harness import evaluate, registry
 from harness.errors import UsageError, did_you_mean
+from harness.halves import Half
 from harness.recipes import Asked
 from harness.search import LOSS, Search
 from harness.task import Task
@@ -55,11 +56,11 @@ def named(search: Search) -> Task:
     return registry.tasks(search.objective)[0]
 
 
-def reported(asked: Asked, tuned_on: Task | None) -> list[tuple[list[Task], evaluate.Half | None]]:
+def reported(asked: Asked, tuned_on: Task | None) -> list[tuple[list[Task], Half | None]]:
     """What the best model is judged on: of the task that it was chosen by the other half, of tasks
     by which nothing was chosen every question."""
     others = [one for one in _tasks(asked) if tuned_on is None or one.id != tuned_on.id]
-    parts: list[tuple[list[Task], evaluate.Half | None]] = []
+    parts: list[tuple[list[Task], Half | None]] = []
     if tuned_on is not None:
         parts.append(([tuned_on], "report"))
     if others:

@@ -137,7 +137,8 @@ def _methods(values: JSON, search: Search) -> list[str]:
 
 
 def _check_search(search: Search, options: Options) -> None:
-    counts = {"search.trials": search.trials, "search.evaluations": search.evaluations}
+    counts: dict[str, int | None] = {"search.trials": search.trials}
+    counts |= {"search.evaluations": search.evaluations}
     counts |= {"search.min_resource": search.min_resource}
     counts |= {"search.patience": search.patience, "search.questions": search.questions}
     counts |= {"--trials": options.trials, "--workers": options.workers}
@@ -212,7 +213,7 @@ def _plan(
         base=ready.spec,
         asked=asked,
         key="",
-        found={k: v for k, v in ready.found.items() if k != "packages"},
+        found=ready.found,
         flags=ready.flags,
         examples=0,
         drawn=tuple(to_json(one) for one in ready.data.drawn),

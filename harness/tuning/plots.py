@@ -28,12 +28,15 @@ def draw(study: Study, folder: Path, objective: str) -> tuple[list[Path], list[s
 
     own = _without_cut(study)
     done = [one for one in own.trials if one.state == TrialState.COMPLETE]
-    named = {"target_name": objective}
     drawn: list[tuple[str, Callable[[], Any], int]] = [
-        ("history", lambda: pictures.plot_optimization_history(own, **named), 1),
-        ("slice", lambda: pictures.plot_slice(own, **named), 1),
-        ("parallel_coordinate", lambda: pictures.plot_parallel_coordinate(own, **named), 1),
-        ("importance", lambda: pictures.plot_param_importances(own, **named), 2),
+        ("history", lambda: pictures.plot_optimization_history(own, target_name=objective), 1),
+        ("slice", lambda: pictures.plot_slice(own, target_name=objective), 1),
+        (
+            "parallel_coordinate",
+            lambda: pictures.plot_parallel_coordinate(own, target_name=objective),
+            1,
+        ),
+        ("importance", lambda: pictures.plot_param_importances(own, target_name=objective), 2),
     ]
     files, missing = [], []
     for name, plot, least in drawn:

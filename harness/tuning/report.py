@@ -53,7 +53,7 @@ class Outcome:
 def report(
     home: Path, run: Run, study: Study, draft: Drafted, options: Options, listener: Listener
 ) -> Outcome:
-    """Write down the trials, the best recipe and the plots; compare the best model with the base."""
+    """Write down trials, best recipe and plots; compare the best model with the base."""
     folder, plan = runs.folder_of(home, run.run_id), draft.plan
     rows = _rows(study)
     lines = "".join(json.dumps(one) + "\n" for one in rows)

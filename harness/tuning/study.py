@@ -1,12 +1,12 @@
 """The study: Optuna's record of all trials, in a folder beside the history, shared by any number of
 processes on this machine.
 
-leaderboards/studies/<name>/journal.log     Optuna's journal
-leaderboards/studies/<name>/.lock           held for the moment in which a trial is handed out
-leaderboards/studies/<name>/workers/<id>/   held by each worker: a trial whose worker is gone is known
+leaderboards/studies/<name>/journal.log    Optuna's journal
+leaderboards/studies/<name>/.lock          held for the moment in which a trial is handed out
+leaderboards/studies/<name>/workers/<id>/  held by each worker: so it is known which ones are gone
 
-Sampling depends on the seed and the number of the trial alone, so that neither the number of workers
-nor an interruption gives two trials the same draws.
+Sampling depends on the seed and on how many trials began before, so that neither the number of
+workers nor an interruption changes what is drawn, or gives two trials the same.
 """
 
 from __future__ import annotations
@@ -138,10 +138,10 @@ class Study:
         assert self._worker is not None
         with self.locked():
             self._reap()
-            if len(self.trials()) >= wanted:
+            begun = len(self.trials())
+            if begun >= wanted:
                 return None
-            number = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = sampler(self.search, number)
+            self._study.sampler = sampler(self.search, begun)
             trial = self._study.ask(distributions(self.space))
             trial.set_user_attr("worker", self._worker[0])
             return trial
@@ -246,9 +246,9 @@ def pruner(search: Search) -> optuna.pruners.BasePruner:
     )
 
 
-def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
-    """For the trial of that number."""
-    seed = search.seed + number
+def sampler(search: Search, begun: int) -> optuna.samplers.BaseSampler:
+    """For the trial after so many, those not counted that were cut off."""
+    seed = search.seed + begun
     match search.sampler:
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed)

@@ -157,8 +157,9 @@ def _begin(
         files = {RECIPE: _written(draft / RECIPE, to_json(ready.recipe))}
         files[OVERLAP] = bench.folder / OVERLAP
         if _looks(plan):
-            asked = {"count": plan.search.evaluations, "wait": not bench.place.beside}
-            asked["save"] = "best" if plan.search.objective == LOSS else "all"
+            save = "best" if plan.search.objective == LOSS else "all"
+            asked: JSON = {"count": plan.search.evaluations, "save": save}
+            asked["wait"] = not bench.place.beside
             files[POINTS] = _written(draft / POINTS, asked)
         links = {name: bench.folder / name for name in (TRAIN, HELD_OUT)}
         if learnt is not None:
@@ -240,7 +241,8 @@ class _Trial:
         return self.bench.plan.search.objective == LOSS
 
     def _score(self, place: Path | None, step: int) -> float:
-        assert place is not None and self.bench.scoring is not None, "points were to be saved"
+        assert place is not None, "points were to be saved"
+        assert self.bench.scoring is not None, "trials are judged by a task"
         name = f"{self.bench.plan.study}@{self.number}.{step}"
         base = self._base()
         spec = checkpoint(base, place, name=name, run_id=self.run.run_id)
@@ -296,7 +298,7 @@ class _Trial:
                 shutil.rmtree(self.folder / CHECKPOINT)
             best.rename(self.folder / CHECKPOINT)
         shutil.rmtree(self.folder / POINT_WEIGHTS, ignore_errors=True)
-        flags = ("pruned",) if self.pruned else ()
+        flags: tuple[str, ...] = ("pruned",) if self.pruned else ()
         flags += ("stopped_early",) if self.stopped else ()
         if error is None and not self.pruned:
             flags += not_trained(self.folder, self._trainer())

@@ -24,8 +24,8 @@ _ABOUT_THE_RUN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """One corner of the space. point: its values. steps: optimiser steps that it takes. longest: tokens of the longest
-    example, 0 where that is not known."""
+    """One corner of the space. point: its values. steps: optimiser steps that it takes. longest:
+    tokens of the longest example, 0 where that is not known."""
 
     point: Point
     recipe: Recipe

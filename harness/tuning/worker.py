@@ -1,4 +1,4 @@
-"""A worker of a search: asks the study for a trial, trains it, evaluates it, until there are enough.
+"""A worker of a search: asks the study for a trial, trains, evaluates, until there are enough.
 
     python -m harness.tuning.worker JOB
 
