@@ -14,9 +14,11 @@ from harness.evaluate import Options as Evaluation
 from harness.search import Search
 from harness.session import Silent
 from harness.tuning import space
+from harness.tuning.drafting import drafted
+from harness.tuning.held_out import held_out
 from harness.tuning.patience import Progress
 from harness.tuning.places import Place, places
-from harness.tuning.plan import Options, drafted, held_out
+from harness.tuning.plan import Options
 from harness.tuning.space import Dimension, dimensions
 from harness.types import JSON
 

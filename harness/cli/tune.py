@@ -127,7 +127,7 @@ def _show_plan(recipe: str, options: Options, as_json: bool) -> None:
     import dataclasses
 
     from harness.session import Silent
-    from harness.tuning.plan import drafted
+    from harness.tuning.drafting import drafted
 
     with drafted(recipe, options, Silent()) as draft:
         plan = draft.plan

@@ -21,7 +21,8 @@ from harness.search import LOSS
 from harness.session import Listener
 from harness.trainer import CHECKPOINT
 from harness.tuning import objective
-from harness.tuning.plan import BASE, Drafted, Options, Plan
+from harness.tuning.drafting import Drafted
+from harness.tuning.plan import BASE, Options, Plan
 from harness.tuning.plots import PLOTS, draw
 from harness.tuning.scoring import checkpoint
 from harness.tuning.space import settings

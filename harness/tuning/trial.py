@@ -16,33 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import models, recipes, runs, training_plan
+from harness import models, registry, runs
 from harness import train as training
 from harness.errors import BenchError, WorkerError
 from harness.outcome import not_trained
-from harness.recipes import Asked
 from harness.search import LOSS
-from harness.session import Listener
-from harness.trainer import (
-    ANSWERS,
-    CHECKPOINT,
-    HELD_OUT,
-    OVERLAP,
-    POINTS,
-    REACHED,
-    RECIPE,
-    STEPS,
-    TRAIN,
-)
-from harness.training_data import TrainingData
-from harness.training_plan import Prepared
+from harness.trainer import ANSWERS, CHECKPOINT, REACHED, STEPS
+from harness.tuning.opening import Bench, begin, looks, prepared
 from harness.tuning.patience import Progress
-from harness.tuning.places import Place
-from harness.tuning.plan import BASE, Plan, prompt_mark
-from harness.tuning.scoring import Scoring, Worth, checkpoint
-from harness.tuning.space import Point, settings
-from harness.tuning.training_host import TrainingHost
-from harness.types import JSON, ModelSpec, Recipe, Run, to_json
+from harness.tuning.scoring import Worth, checkpoint
+from harness.tuning.space import Point
+from harness.types import JSON, ModelSpec, Recipe, Run
 
 POINT_WEIGHTS = "points"
 
@@ -51,25 +35,6 @@ State = Literal["complete", "pruned", "failed"]
 
 Prunes = Callable[[int, float], bool]
 """Hears of each evaluation (its point, its value) and says whether the trial is to end by it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What a worker keeps from trial to trial. run_id: of the tuning run. scoring: None where the
-    objective is a loss."""
-
-    home: Path
-    run_id: str
-    plan: Plan
-    place: Place
-    host: TrainingHost
-    scoring: Scoring | None
-    data_root: Path | None
-    listener: Listener
-
-    @property
-    def folder(self) -> Path:
-        return runs.folder_of(self.home, self.run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +50,10 @@ def run_trial(bench: Bench, number: int, point: Point, prunes: Prunes) -> Ended:
     """Train with these values to the end, or to where it is no longer worth it."""
     begun = time.time()
     try:
-        ready, learnt = _prepared(bench, point)
+        ready, learnt = prepared(bench, point)
     except BenchError as error:
         return _failed(error, {"seconds": time.time() - begun})
-    run, lock = _begin(bench, number, ready, learnt)
+    run, lock = begin(bench, number, ready, learnt)
     try:
         trial = _Trial(bench, run, ready.recipe, number, prunes, begun)
         return trial.work()
@@ -99,86 +64,6 @@ def run_trial(bench: Bench, number: int, point: Point, prunes: Prunes) -> Ended:
 def _failed(error: BenchError, told: Mapping[str, Any]) -> Ended:
     cause = error.cause if isinstance(error, WorkerError) else "usage"
     return Ended(state="failed", value=None, told={**told, "cause": cause, "error": error.message})
-
-
-def _prepared(bench: Bench, point: Point) -> tuple[Prepared, list[JSON] | None]:
-    """The recipe of the trial; what it learns, where that is not what the others learn."""
-    plan = bench.plan
-    asked = recipes.read(str(bench.folder / BASE), settings(point))
-    asked = replace(asked, name=plan.recipe)
-    spec = plan.base
-    if asked.shape.model != spec.name:
-        spec = models.resolve(models.model(asked.shape.model, bench.home))
-    recipe = replace(
-        training_plan.resolved(asked, spec),
-        # A trial that is cut off begins anew, so there is nothing to go on from.
-        save_steps=0,
-        keep_checkpoints=0,
-    )
-    learnt = _own_data(bench, asked) if plan.new_data else None
-    ready = Prepared(
-        asked=asked,
-        recipe=recipe,
-        spec=spec,
-        data=TrainingData(),
-        found=plan.found,
-        flags=plan.flags,
-        folder=bench.folder,
-        key=f"{bench.run_id}/{point}",
-    )
-    return ready, learnt
-
-
-def _own_data(bench: Bench, asked: Asked) -> list[JSON]:
-    """Examples of the trial's own data, without those that its loss is measured on."""
-    options = training_plan.Options(data_root=bench.data_root, home=bench.home)
-    data, _, _ = training_plan.examples(asked, options, bench.listener)
-    path = bench.folder / HELD_OUT
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    away = {prompt_mark(json.loads(line)) for line in lines}
-    return [one.given for one in data.examples if prompt_mark(one.given) not in away]
-
-
-def _begin(
-    bench: Bench, number: int, ready: Prepared, learnt: list[JSON] | None
-) -> tuple[Run, int]:
-    """The run of the trial and its lock."""
-    plan = bench.plan
-    drawn = [str(one["path"]) for one in plan.drawn]
-    run = replace(
-        training.new_run(ready),
-        key=f"{bench.run_id}/{number}",
-        dataset=", ".join(drawn),
-        dataset_revision=", ".join(str(one["revision"]) for one in plan.drawn) or None,
-        n_samples=plan.examples if learnt is None else len(learnt),
-        notes=f"trial {number} of {bench.run_id}",
-    )
-    with runs.draft(bench.home, "trial") as draft:
-        files = {RECIPE: _written(draft / RECIPE, to_json(ready.recipe))}
-        files[OVERLAP] = bench.folder / OVERLAP
-        if _looks(plan):
-            save = "best" if plan.search.objective == LOSS else "all"
-            asked: JSON = {"count": plan.search.evaluations, "save": save}
-            asked["wait"] = not bench.place.beside
-            files[POINTS] = _written(draft / POINTS, asked)
-        links = {name: bench.folder / name for name in (TRAIN, HELD_OUT)}
-        if learnt is not None:
-            files[TRAIN] = draft / TRAIN
-            lines = (json.dumps(one, ensure_ascii=True) + "\n" for one in learnt)
-            files[TRAIN].write_text("".join(lines), encoding="utf-8")
-            del links[TRAIN]
-        there = {name: path for name, path in links.items() if path.exists()}
-        return run, runs.create_with(bench.home, run, files, there)
-
-
-def _written(path: Path, value: JSON) -> Path:
-    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    return path
-
-
-def _looks(plan: Plan) -> bool:
-    """Whether the training has points; a single evaluation at its end needs none."""
-    return plan.search.evaluations > 1 or plan.search.objective == LOSS
 
 
 class _Trial:
@@ -205,7 +90,7 @@ class _Trial:
         error: BenchError | None = None
         try:
             self.bench.host.train(self.recipe, self.folder, self.look)
-            if not _looks(self.bench.plan):
+            if not looks(self.bench.plan):
                 self._judge_end()
         except BenchError as raised:
             error = raised
@@ -301,7 +186,7 @@ class _Trial:
         flags: tuple[str, ...] = ("pruned",) if self.pruned else ()
         flags += ("stopped_early",) if self.stopped else ()
         if error is None and not self.pruned:
-            flags += not_trained(self.folder, self._trainer())
+            flags += not_trained(self.folder, registry.trainer(self.recipe.method))
         cause = None
         if error is not None:
             cause = error.cause if isinstance(error, WorkerError) else "storage"
@@ -317,11 +202,6 @@ class _Trial:
                 seconds=round(time.time() - self.begun, 3),
             ),
         )
-
-    def _trainer(self) -> Any:
-        from harness import registry
-
-        return registry.trainer(self.recipe.method)
 
     def _ended(self, error: BenchError | None) -> Ended:
         told = {

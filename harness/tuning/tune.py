@@ -23,8 +23,9 @@ from harness.launch import ended_on_exit, explain, start
 from harness.provenance import provenance
 from harness.session import Listener, Silent
 from harness.training_process import gpu_count
+from harness.tuning.drafting import Drafted, drafted
 from harness.tuning.places import places
-from harness.tuning.plan import TUNING, Drafted, Options, drafted
+from harness.tuning.plan import TUNING, Options
 from harness.tuning.report import Outcome, report
 from harness.tuning.study import Study
 from harness.tuning.worker import Job

@@ -33,12 +33,13 @@ from harness.errors import BenchError, WorkerError
 from harness.search import LOSS
 from harness.training_process import gpu_count
 from harness.tuning import objective
+from harness.tuning.opening import Bench
 from harness.tuning.places import Place
 from harness.tuning.plan import Plan, read
 from harness.tuning.scoring import Scoring
 from harness.tuning.study import Study
 from harness.tuning.training_host import TrainingHost
-from harness.tuning.trial import Bench, Ended, run_trial
+from harness.tuning.trial import Ended, run_trial
 from harness.types import JSON
 
 Tell = Callable[[JSON], None]
