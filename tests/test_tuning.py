@@ -1,13 +1,8 @@
-"""Searches as a user starts them: real trainings of Tiny, the history, kills, other commands."""
+"""Searches as a user starts them, with real trainings of Tiny."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,6 @@ from typer.testing import CliRunner
 
 from harness import recipes, runs, store
 from harness.cli.app import app
-from harness.errors import UsageError
 from harness.evaluate import Options as Evaluation
 from harness.train import train_recipe
 from harness.trainer import CHECKPOINT
@@ -174,28 +168,6 @@ def test_the_run_of_the_search_has_recipe_report_and_plots(tuned: Tuned) -> None
     assert told["best"] in told["trials"]
 
 
-def test_the_same_command_repeats_nothing_and_more_trials_are_added(tuned: Tuned) -> None:
-    again = searched(tuned.home, tuned.recipe, register="Tuned")
-    assert again.run.run_id == tuned.done.run.run_id
-    assert again.trials == tuned.done.trials
-    more = searched(tuned.home, tuned.recipe, trials=5, register="Tuned")
-    assert more.trials[:4] == tuned.done.trials
-    assert len(more.trials) == 5
-
-
-def test_another_recipe_under_the_same_name_is_refused(tuned: Tuned, tmp_path: Path) -> None:
-    changed = recipe(tmp_path, max_steps=7, search={"objective": "arithmetic", "pruner": "none"})
-    with pytest.raises(UsageError, match=r"made by another recipe: `recipe.max_steps`"):
-        searched(tuned.home, changed)
-
-
-def test_the_history_is_rebuilt_from_folders(tuned: Tuned) -> None:
-    before = trials(tuned.home, "*")
-    (tuned.home / "leaderboards" / "bench.duckdb").unlink()
-    store.sync(tuned.home)
-    assert trials(tuned.home, "*") == before
-
-
 def test_trials_by_their_loss_are_pruned_at_the_first_evaluation(tmp_path: Path) -> None:
     rates = {"optimizer.learning_rate": {"low": 1e-4, "high": 3e-3, "log": True}}
     name = recipe(tmp_path, tasks=[], search={"space": rates, "trials": 6, "seed": 3})
@@ -232,96 +204,12 @@ def test_a_search_whose_trials_all_fail_fails_with_their_cause(tmp_path: Path) -
     assert [one["cause"] for one in told["trials"]] == ["nan_loss"] * 2
 
 
-PROGRAM = (
-    "import json, os, pathlib, shutil, sys; folder, model = map(pathlib.Path, sys.argv[1:3]); "
-    "shutil.copytree(model, folder / 'checkpoint'); print('step 1 loss', os.environ['RATE'])"
-)
-
-
-def test_a_program_is_tuned_by_its_environment_and_judged_at_its_end(tmp_path: Path) -> None:
-    space = {"params.environment.RATE": {"choices": ["0.1", "0.2"]}}
-    search = {"space": space, "evaluations": 1, "pruner": "none", "objective": "arithmetic"}
-    command = {"command": [sys.executable, "-c", PROGRAM, "{train}", "{model}"]}
-    command["command"][3] = "{checkpoint}/.."
-    params = {**command, "step_pattern": r"step (?P<step>\d+) loss (?P<loss>\S+)"}
-    values = {
-        "method": "command",
-        "model": "Tiny/base",
-        "device": "cpu",
-        "precision": "fp32",
-        "tasks": ["arithmetic"],
-        "params": params,
-        "search": {**search, "trials": 2, "questions": 10},
-    }
-    path = tmp_path / "program.yaml"
-    path.write_text(json.dumps(values))
-    done = searched(tmp_path, str(path))
-    assert [one["state"] for one in done.trials] == ["complete"] * 2
-    seen = {one["params"]["params.environment.RATE"] for one in done.trials}
-    losses = {
-        step["loss"]
-        for one in done.trials
-        for step in StepReader(runs.folder_of(tmp_path, one["child_run_id"])).new()
-        if "loss" in step
-    }
-    assert losses == {float(rate) for rate in seen}
-
-
 def test_a_dry_run_starts_nothing(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["tune", "tiny_tune", "--home", str(tmp_path), "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "optimizer.learning_rate: 1e-05 to 0.01" in done.stdout
     assert not list((tmp_path / "runs").glob("[!.]*"))
     assert not (tmp_path / "leaderboards" / "studies").exists()
-
-
-def command(home: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "harness.cli", "tune", name, "--home", str(home)]
-    line = [sys.executable, "-c", "from harness.cli.app import main; main()", *line[3:], *more]
-    with (home / f"out-{time.monotonic_ns()}.log").open("w") as log:
-        return subprocess.Popen(line, stdout=log, stderr=log, text=True)
-
-
-def wait_for(what: Any, child: subprocess.Popen[str]) -> None:
-    while not what():
-        assert child.poll() is None, "the command ended too early"
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
-    rates = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
-    search = {"space": rates, "trials": 5, "pruner": "none"}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for home in (whole, killed):
-        home.mkdir()
-    expected = searched(whole, recipe(whole, tasks=[], search=search))
-    name = recipe(killed, tasks=[], search=search)
-    for count in (1, 3):
-        child = command(killed, name)
-        wait_for(lambda: len(list(killed.glob("runs/*-train-*/reached.jsonl"))) >= count, child)  # noqa: B023
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    done = searched(killed, name)
-    of = [
-        [(one["params"], one["value"], one["last_step"]) for one in each.trials if not one["cause"]]
-        for each in (expected, done)
-    ]
-    assert sorted(map(str, of[1])) == sorted(map(str, of[0]))
-    cut = [one for one in done.trials if one["cause"] == "killed"]
-    assert 1 <= len(cut) <= 2
-
-
-@pytest.mark.slow
-def test_two_commands_with_several_workers_share_one_study(tmp_path: Path) -> None:
-    search = {"trials": 6, "pruner": "none"}
-    name = recipe(tmp_path, tasks=[], search=search)
-    children = [command(tmp_path, name, "--workers", "2"), command(tmp_path, name)]
-    assert [child.wait() for child in children] == [0, 0]
-    store.sync(tmp_path)
-    counted = "SELECT count(*), count(DISTINCT child_run_id), count(DISTINCT run_id) FROM trials"
-    assert store.query(tmp_path, counted)[1] == [(6, 6, 1)]
-    assert store.query(tmp_path, "SELECT count(*) FROM runs WHERE kind = 'tune'")[1] == [(1,)]
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def _save(plot: Callable[[], Any], path: Path) -> Path:
     from matplotlib import pyplot
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # That pictures are experimental, and that one value alone makes a narrow axis.
+        warnings.simplefilter("ignore")
         found = plot()
     axes = found if not hasattr(found, "flat") else found.flat[0]
     figure = axes.get_figure()
