@@ -34,6 +34,7 @@ from harness import runs
 from harness.errors import StoreError, UsageError
 from harness.search import Search
 from harness.trainer import CHECKPOINT
+from harness.tuning.journal import storage
 from harness.tuning.plan import Plan, differences
 from harness.tuning.space import Dimension, Point
 from harness.types import JSON
@@ -210,13 +211,9 @@ def folder_of(home: Path, name: str) -> Path:
 
 
 def _opened(journal: Path, plan: Plan) -> optuna.Study:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
         return optuna.create_study(
-            storage=storage,
+            storage=storage(journal),
             study_name=plan.study,
             direction="minimize" if plan.search.lower_is_better else "maximize",
             pruner=pruner(plan.search),

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.runs import WORKER_LOG
 from harness.training_process import LOOK_S, Meeting, failure, train, variables
 from harness.tuning.talking import Talking
-from harness.types import Recipe
+from harness.types import JSON, Recipe
 
 MODULE = "trainers.serving"
 
@@ -45,19 +45,28 @@ class TrainingHost:
         if self._child is None:
             given = {**variables(recipe, self._cpu), **self._given}
             self._child = Talking(MODULE, log=log, variables=given)
-        child = self._child
-        child.ask({"folder": str(folder), "log": str(log)})
-        while True:
-            look()
-            try:
-                event = child.hear(LOOK_S)
-            except queue.Empty:
-                continue
-            if event is None or event["event"] == "ended":
-                break
-        status = event["status"] if event else 1
-        if event is None or event["last"]:
-            self._child = None
-            status = child.status() or status
+        child, self._child = self._child, None  # until the training is done it may not go on
+        try:
+            child.ask({"folder": str(folder), "log": str(log)})
+            ended = _ended(child, look)
+            if ended is not None and not ended["last"]:
+                self._child = child
+        except BaseException:
+            child.close()
+            raise
+        status = child.status() if self._child is None else 0
+        status = status or (ended["status"] if ended else 1)
         if status:
             raise failure(folder, status, "the training", log)
+
+
+def _ended(child: Talking, look: Callable[[], None]) -> JSON | None:
+    """What the child says at the end of a training; None where it was gone before."""
+    while True:
+        look()
+        try:
+            event = child.hear(LOOK_S)
+        except queue.Empty:
+            continue
+        if event is None or event["event"] == "ended":
+            return event

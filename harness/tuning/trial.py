@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -92,6 +93,7 @@ class _Trial:
             self.bench.host.train(self.recipe, self.folder, self.look)
             if not looks(self.bench.plan):
                 self._judge_end()
+            self._require_a_number()
         except BenchError as raised:
             error = raised
         self._put_away(error)
@@ -154,6 +156,8 @@ class _Trial:
             shutil.rmtree(place, ignore_errors=True)
 
     def _write_curve(self, step: int, value: float) -> None:
+        if not math.isfinite(value):
+            return  # JSON has no word for it
         objective = self.bench.plan.search.objective
         metric = "eval_loss" if objective == LOSS else f"eval/{objective}"
         line = json.dumps({"step": step, "epoch": 0.0, "metric": metric, "value": value})
@@ -174,6 +178,10 @@ class _Trial:
             raise WorkerError("the trainer ended and left no `checkpoint/`", cause="no_checkpoint")
         step = training.last_step(self.folder)
         self._record(step, self._score(place, step), None)
+
+    def _require_a_number(self) -> None:
+        if self.progress.best is None:
+            raise WorkerError("no evaluation of the trial gave a number", cause="nan_loss")
 
     def _put_away(self, error: BenchError | None) -> None:
         """Keep the best point of a trial that ended by itself, and write down how it ended."""
@@ -207,12 +215,10 @@ class _Trial:
         told = {
             **self.told,
             "seconds": round(time.time() - self.begun, 3),
-            "last_step": self.progress.last_step or training.last_step(self.folder),
+            "last_step": max(self.progress.last_step, training.last_step(self.folder)),
             "best_step": self.progress.best_step or None,
             "best_value": self.progress.best,
         }
-        if error is None and self.progress.best is None:
-            error = WorkerError("no evaluation of the trial gave a number", cause="nan_loss")
         if error is not None:
             return _failed(error, told)
         state: State = "pruned" if self.pruned else "complete"
