@@ -235,3 +235,17 @@ def test_20_tiny_trials_with_asha_take_at_most_half_the_steps(tmp_path: Path) ->
         taken.append(sum(one["last_step"] for one in done.trials))
     assert taken[1] == 180
     assert taken[0] <= taken[1] / 2
+
+
+@pytest.mark.slow
+def test_trials_of_several_processes_are_looked_at_and_pruned_too(tmp_path: Path) -> None:
+    rates = {"optimizer.learning_rate": {"choices": [1e-4, 1e-2]}}
+    several = {"launcher": "ddp", "num_processes": 2, "micro_batch_size": 4, "device": "cpu"}
+    alone = recipe(tmp_path, "alone", tasks=[], search={"space": rates, "trials": 2})
+    shared = recipe(tmp_path, "shared", tasks=[], search={"space": rates, "trials": 2}, **several)
+    expected, found = searched(tmp_path, alone), searched(tmp_path, shared)
+    assert [(one["params"], one["state"], one["last_step"]) for one in found.trials] == [
+        (one["params"], one["state"], one["last_step"]) for one in expected.trials
+    ]
+    for one, other in zip(found.trials, expected.trials, strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-4)

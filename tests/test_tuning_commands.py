@@ -185,3 +185,19 @@ def test_an_interrupted_search_says_so_and_its_trial_is_tried_again(tmp_path: Pa
     found = searched(tmp_path, name)
     assert len(tried(found)) == 2
     assert found.run.status == "done"
+
+
+def test_a_trial_whose_engine_dies_fails_and_the_next_one_gets_a_new_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("DIES_ONCE", str(tmp_path / "died"))
+    evaluation = Evaluation(
+        home=tmp_path, engine="mock", limit=20, settings={"answers": "dying_answers:answer"}
+    )
+    found = tune(recipe(tmp_path, trials=2), Options(evaluation=evaluation))
+    assert [(one["state"], one["cause"]) for one in found.trials] == [
+        ("failed", "killed"),
+        ("complete", None),
+    ]
+    assert found.run.status == "done"
