@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import Trial, TrialState
 
 from harness import evaluate, runs, store
+from harness.engines.worker import Channel, end_with_parent
 from harness.errors import BenchError, WorkerError
 from harness.search import LOSS
 from harness.training_process import gpu_count
@@ -168,32 +166,18 @@ def _scoring(job: Job, plan: Plan, listener: _Told) -> Scoring | None:
     return Scoring(plan.base, task, options, given, listener)
 
 
-def _end_with_parent() -> None:
-    """stdin is a pipe that nobody writes to: it closes when the command is gone."""
-
-    def wait() -> None:
-        # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
-        os.read(0, 1)
-        os._exit(3)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main() -> int:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    _end_with_parent()
+    channel = Channel()
+    end_with_parent()
 
     def tell(event: JSON) -> None:
-        out.write(json.dumps(event) + "\n")
-        out.flush()
+        channel.send(**event)
 
     try:
         work(job_from_json(json.loads(sys.argv[1])), tell)
     except BenchError as error:
         cause = error.cause if isinstance(error, WorkerError) else "usage"
-        told: dict[str, Any] = {"cause": cause, "message": error.message, "hint": error.hint}
-        tell({"event": "failed", **told})
+        channel.send("failed", cause=cause, message=error.message, hint=error.hint)
         return 1
     return 0
 
