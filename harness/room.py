@@ -21,7 +21,8 @@ def require(
     except UsageError as error:
         listener.note(f"room for checkpoints is not checked: {error.message}")
         return
-    needed_gb, free_gb = copies * each_gb, shutil.disk_usage(home).free / 1e9
+    there = next(place for place in (home, *home.parents) if place.is_dir())
+    needed_gb, free_gb = copies * each_gb, shutil.disk_usage(there).free / 1e9
     if needed_gb > free_gb:
         raise UsageError(
             f"the checkpoints need about {needed_gb:.1f} GB, `{home}` has {free_gb:.1f} GB free",

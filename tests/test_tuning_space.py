@@ -187,8 +187,6 @@ def test_a_field_that_counts_in_some_trials_is_no_error(recipe: Any, tmp_path: P
         ({}, {"workers": 0}, "`--workers: 0` is below 1"),
         ({"reduction_factor": 1}, {}, "keeps every trial"),
         ({"sampler": "tpee"}, {}, "`sampler` in `search` of .* is 'tpee'"),
-        ({"held_out": 1.0}, {}, "leaves 199 to learn and 1|to learn and"),
-        ({"held_out": 5000}, {}, "leaves 0 to learn"),
         ({}, {"study": "a/b"}, "cannot be the name of a study"),
         ({}, {"register": "Tiny"}, "is in the model registry already"),
     ],
@@ -241,6 +239,13 @@ def test_prompts_are_either_learnt_or_held_out() -> None:
     assert {one["prompt"] for one in learnt}.isdisjoint(one["prompt"] for one in kept)
     _, same = held_out(examples[::-1], 20)
     assert {one["prompt"] for one in same} == {one["prompt"] for one in kept}
+
+
+@pytest.mark.parametrize(("wanted", "left"), [(5000, 0), (0.0, 100)])
+def test_something_is_learnt_and_something_held_out(wanted: float, left: int) -> None:
+    examples = [{"prompt": f"p{i}", "completion": str(i)} for i in range(100)]
+    with pytest.raises(UsageError, match=f"leaves {left} to learn"):
+        held_out(examples, wanted)
 
 
 def added(progress: Progress, *values: float) -> list[tuple[bool, bool]]:

@@ -17,7 +17,8 @@ from harness.errors import UsageError
 from harness.search import Search
 from harness.tuning.plan import Plan
 from harness.tuning.space import Dimension
-from harness.tuning.study import JOURNAL, Study, folder_of, row
+from harness.tuning.studies import JOURNAL, folder_of
+from harness.tuning.study import Study, row
 from harness.types import JSON, ModelSpec
 
 LR = Dimension(path="optimizer.learning_rate", kind="float", low=1e-5, high=1e-1, log=True)

@@ -16,7 +16,6 @@ from harness.cli.train import DryRun, Recipe, Settings
 if TYPE_CHECKING:
     from harness.tuning.plan import Options
     from harness.tuning.report import Outcome
-    from harness.types import JSON
 
 _WORSE = 3
 REPORT = "report.md"
@@ -124,28 +123,17 @@ def _tuned(recipe: str, options: Options, as_json: bool) -> Outcome:
 
 
 def _show_plan(recipe: str, options: Options, as_json: bool) -> None:
-    import dataclasses
+    from harness.tuning.tune import preview
 
-    from harness.session import Silent
-    from harness.tuning.drafting import drafted
-
-    with drafted(recipe, options, Silent()) as draft:
-        plan = draft.plan
-        told: JSON = {
-            "recipe": plan.recipe,
-            "study": plan.study,
-            "search": plan.search.model_dump(mode="json"),
-            "space": [dataclasses.asdict(one) for one in plan.space],
-            "trials": draft.trials,
-            "examples": plan.examples,
-        }
+    told = preview(recipe, options)
     if as_json:
         output.print_json(told)
         return
-    for name in ("recipe", "study", "trials", "examples"):
-        print(f"{name:<10}  {told[name]}")
-    for one in plan.space:
-        print(f"varied      {one.path}: {' to '.join(map(str, one.ends[:1] + one.ends[-1:]))}")
+    for name in ("recipe", "study", "trials", "trials_there", "examples"):
+        print(f"{name:<12}  {told[name]}")
+    for one in told["space"]:
+        ends = one["choices"] or (one["low"], one["high"])
+        print(f"varied        {one['path']}: {ends[0]} to {ends[-1]}")
 
 
 def _show(done: Outcome) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from harness.search import LOSS, Choices, Search
 from harness.session import Listener
 from harness.trainer import HELD_OUT, OVERLAP, TRAIN
 from harness.training_plan import Prepared
-from harness.tuning import objective, used
+from harness.tuning import objective, studies, used
 from harness.tuning.held_out import held_out
 from harness.tuning.plan import BASE, Options, Plan, write
 from harness.tuning.space import (
@@ -71,17 +71,46 @@ def drafted(name: str, options: Options, listener: Listener) -> Iterator[Drafted
         home=home,
     )
     _check_search(search, options)
+    tried = _check_without_data(name, first, options, search, space, listener)
     with training_plan.prepared(name, training, listener) as ready:
-        trials = search.trials if options.trials is None else options.trials
-        objective.check(search, ready.asked, ready.recipe, options.evaluation, ready.spec)
-        _check_corners(name, options, space, search, ready)
-        # The best one so far, and of each worker its trial's best and the one that is evaluated.
-        own = replace(ready.recipe, save_steps=0)
-        room.require(home, own, ready.spec, listener, copies=1 + 2 * options.workers)
+        known = [_with_found(one, ready.found) for one in tried]
+        for dimension in space:
+            used.check(dimension, known)
         plan = _plan(name, options, search, space, ready)
         with runs.draft(home, "tune") as folder:
-            plan = _write(folder, plan, ready)
-            yield Drafted(plan=plan, asked=ready.asked, folder=folder, trials=trials)
+            yield Drafted(
+                plan=_write(folder, plan, ready),
+                asked=ready.asked,
+                folder=folder,
+                trials=search.trials if options.trials is None else options.trials,
+            )
+
+
+def _check_without_data(
+    name: str,
+    first: Mapping[str, str],
+    options: Options,
+    search: Search,
+    space: Sequence[Dimension],
+    listener: Listener,
+) -> list[Tried]:
+    """What can be known before data are read; the corners of the space."""
+    home = runs.home_folder(options.evaluation.home)
+    studies.check_name(options.study or Path(name).stem)
+    asked = recipes.read(name, first)
+    spec = models.resolve(models.model(asked.shape.model, home))
+    recipe = training_plan.resolved(asked, spec)
+    recipe_check.check(asked, recipe, spec)
+    for dimension in space:
+        used.check_field(dimension.path)
+    tried = _corners(name, options, space, search, {asked.shape.model: spec})
+    for dimension in space:
+        used.check(dimension, tried)
+    objective.check(search, asked, recipe, options.evaluation, spec)
+    # The best one so far, and of each worker its trial's best and the one that is evaluated.
+    copies = 1 + 2 * options.workers
+    room.require(home, replace(recipe, save_steps=0), spec, listener, copies=copies)
+    return tried
 
 
 def _space(name: str, options: Options) -> tuple[Search, list[Dimension]]:
@@ -161,26 +190,26 @@ def _check_ends(search: Search) -> None:
         raise UsageError("`search.min_delta` has no meaning without `patience`", "`patience: 3`")
 
 
-def _check_corners(
-    name: str, options: Options, space: Sequence[Dimension], search: Search, ready: Prepared
-) -> None:
-    """Every combination of ends must be a recipe, and every field must be used in one of them."""
-    specs = {ready.asked.shape.model: ready.spec}
+def _corners(
+    name: str,
+    options: Options,
+    space: Sequence[Dimension],
+    search: Search,
+    specs: dict[str, ModelSpec],
+) -> list[Tried]:
+    """Combinations of the ends of all fields, each of which must be a recipe."""
     tried = []
     for point in corners(space, search.seed):
         try:
-            tried.append(_tried(name, options, point, specs, ready.found))
+            tried.append(_tried(name, options, point, specs))
         except BenchError as error:
             raise UsageError(
                 f"the search reaches {written(point)}, and there: {error.message}", error.hint
             ) from None
-    for dimension in space:
-        used.check(dimension, tried)
+    return tried
 
 
-def _tried(
-    name: str, options: Options, point: Point, specs: dict[str, ModelSpec], found: JSON
-) -> Tried:
+def _tried(name: str, options: Options, point: Point, specs: dict[str, ModelSpec]) -> Tried:
     asked = recipes.read(name, {**options.settings, **settings(point)})
     model = asked.shape.model
     if model not in specs:
@@ -188,12 +217,13 @@ def _tried(
         specs[model] = models.resolve(models.model(model, home))
     recipe = training_plan.resolved(asked, specs[model])
     recipe_check.check(asked, recipe, specs[model])
-    return Tried(
-        point=point,
-        recipe=recipe,
-        steps=training_plan.steps_of(recipe, int(found.get("kept", 0))),
-        longest=int(found.get("longest", 0)),
-    )
+    return Tried(point=point, recipe=recipe)
+
+
+def _with_found(one: Tried, found: JSON) -> Tried:
+    """The same, now that the data are known."""
+    steps = training_plan.steps_of(one.recipe, int(found.get("kept", 0)))
+    return replace(one, steps=steps, longest=int(found.get("longest", 0)))
 
 
 def _plan(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +36,8 @@ from harness.trainer import CHECKPOINT
 from harness.tuning.journal import storage
 from harness.tuning.plan import Plan, differences
 from harness.tuning.space import Dimension, Point
+from harness.tuning.studies import JOURNAL, folder_of
 from harness.types import JSON
-
-STUDIES = "leaderboards/studies"
-JOURNAL = "journal.log"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -198,16 +194,6 @@ class Study:
             yield
         finally:
             os.close(descriptor)
-
-
-def folder_of(home: Path, name: str) -> Path:
-    """Raises UsageError for what cannot be the name of a study."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"`{name}` cannot be the name of a study",
-            "letters, digits, `.`, `_` and `-`, as in `--study lr-search`",
-        )
-    return home / STUDIES / name
 
 
 def _opened(journal: Path, plan: Plan) -> optuna.Study:

@@ -6,6 +6,7 @@ holds the run, the others lend it their workers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from harness.tuning.drafting import Drafted, drafted
 from harness.tuning.places import places
 from harness.tuning.plan import TUNING, Options
 from harness.tuning.report import Outcome, report
+from harness.tuning.studies import JOURNAL, folder_of
 from harness.tuning.study import Study
 from harness.tuning.worker import Job
 from harness.types import JSON, Run
@@ -60,6 +62,24 @@ def tune(name: str, options: Options, listener: Listener | None = None) -> Outco
                 _ended(home, run, begun, _why(error))
             raise
         return replace(done, run=_ended(home, run, begun, done.failure))
+
+
+def preview(name: str, options: Options, listener: Listener | None = None) -> JSON:
+    """What `--dry-run` shows. Raises BenchError for all that `tune` would refuse."""
+    home = runs.home_folder(options.evaluation.home)
+    with drafted(name, options, listener or Silent()) as draft:
+        plan, begun = draft.plan, 0
+        if (folder_of(home, plan.study) / JOURNAL).exists():
+            begun = Study(home, plan).ended()
+        return {
+            "recipe": plan.recipe,
+            "study": plan.study,
+            "search": plan.search.model_dump(mode="json"),
+            "space": [dataclasses.asdict(one) for one in plan.space],
+            "trials": draft.trials,
+            "trials_there": begun,
+            "examples": plan.examples,
+        }
 
 
 def _begin(home: Path, study: Study, draft: Drafted, listener: Listener) -> tuple[Run, int | None]:

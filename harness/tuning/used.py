@@ -25,23 +25,28 @@ _ABOUT_THE_RUN = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
     """One corner of the space. point: its values. steps: optimiser steps that it takes. longest:
-    tokens of the longest example, 0 where that is not known."""
+    tokens of the longest example. Both are 0 while they are not known."""
 
     point: Point
     recipe: Recipe
-    steps: int
-    longest: int
+    steps: int = 0
+    longest: int = 0
+
+
+def check_field(path: str) -> None:
+    """Raises UsageError for a field that changes no training of any method."""
+    if any(path == name or path.startswith(f"{name}.") for name in _ABOUT_THE_RUN):
+        raise _unused(path, "it says how a training is run, not what it learns", "take it out")
 
 
 def check(dimension: Dimension, tried: Sequence[Tried]) -> None:
     """Raises UsageError where no training of the search would be another one for this field."""
     path = dimension.path
-    if any(path == name or path.startswith(f"{name}.") for name in _ABOUT_THE_RUN):
-        raise _unused(path, "it says how a training is run, not what it learns", "take it out")
     why = [_unused_in(path, one) for one in tried]
-    if tried and all(why):
+    if all(why):
         raise _unused(path, *why[0])
-    if path in ("epochs", "max_steps") and not _changes_steps(path, tried):
+    known = all(one.steps for one in tried)
+    if path in ("epochs", "max_steps") and known and not _changes_steps(path, tried):
         other = "max_steps" if path == "epochs" else "epochs"
         raise _unused(
             path,
