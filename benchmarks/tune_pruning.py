@@ -19,6 +19,7 @@ from harness.tuning.tune import tune
 
 SETTINGS = {
     "search.objective": "loss",
+    "search.questions": "null",
     "search.sampler": "random",
     "max_steps": "18",
     "tasks": "[]",
