@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import optuna
 from optuna.trial import TrialState
 
@@ -67,8 +68,7 @@ def _save(plot: Callable[[], Any], path: Path) -> Path:
         # That pictures are experimental, and that one value alone makes a narrow axis.
         warnings.simplefilter("ignore")
         found = plot()
-    axes = found if not hasattr(found, "flat") else found.flat[0]
-    figure = axes.get_figure()
+    figure = numpy.ravel(found)[0].get_figure()  # one or several axes
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
