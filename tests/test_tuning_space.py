@@ -86,6 +86,11 @@ def test_the_nearest_field_is_named(path: str, hint: str) -> None:
     assert raised.value.hint == hint
 
 
+def test_numbers_that_yaml_takes_for_texts_are_numbers() -> None:
+    (rate,) = searched(optimizer__learning_rate={"choices": ["1e-05", 0.1]})
+    assert rate.choices == (1e-05, 0.1)
+
+
 def test_choices_of_any_kind_come_back_as_they_were() -> None:
     lists = Dimension(path="lora.targets", kind="choice", choices=(["q_proj"], ["all-linear"]))
     assert lists.marks == ('["q_proj"]', '["all-linear"]')

@@ -93,12 +93,13 @@ def _type(shapes: Sequence[type[BaseModel]], path: str, source: str) -> Any:
 
 def _dimension(path: str, given: Range | Choices, annotation: Any) -> Dimension:
     if isinstance(given, Choices):
-        return _choice(path, given)
+        return _choice(path, given, {annotation, *get_args(annotation)})
     return _number(path, given, _is_whole(annotation, given))
 
 
-def _choice(path: str, given: Choices) -> Dimension:
-    choices = tuple(list(one) if isinstance(one, tuple) else one for one in given.choices)
+def _choice(path: str, given: Choices, kinds: set[Any]) -> Dimension:
+    numbers = float in kinds and str not in kinds
+    choices = tuple(_read(one) if numbers else one for one in given.choices)
     marks = [json.dumps(one, sort_keys=True) for one in choices]
     if len(set(marks)) < 2:
         raise UsageError(
@@ -108,6 +109,14 @@ def _choice(path: str, given: Choices) -> Dimension:
     if len(set(marks)) < len(marks):
         raise UsageError(f"`search.space.{path}` has a value twice", "take one of them out")
     return Dimension(path=path, kind="choice", choices=choices)
+
+
+def _read(value: Value) -> Value:
+    """YAML takes `1e-05`, which has no point, for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # to be refused with the recipe that has it
 
 
 def _is_whole(annotation: Any, given: Range) -> bool:
