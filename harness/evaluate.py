@@ -19,6 +19,7 @@ from harness.embedding_options import check_embedding_options, own_embedding
 from harness.engine_choice import automatic
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
+from harness.halves import Half
 from harness.hosting import find, place
 from harness.judgements import Appointed
 from harness.judging import check_server, difficulties, judge_for
@@ -45,7 +46,8 @@ class Options:
     samples, temperature, max_tokens: instead of the published sampling. seed: of few-shot draws
     and of sampling. chat: ask in the model's chat template. judge: model or file of the judge, for
     tasks that need one. offline_sample: ask the few questions that ship with each task instead of
-    the benchmark. settings: the engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
+    the benchmark. half: ask only the questions of one half (`harness.halves`). settings: the
+    engine's, as `--set` has them. data_root: BENCH_DATA_ROOT for None.
     replicas, ray_address: settings of their own; engine `ray` is the model's own engine, in as many
     replicas as there is room for.
     prompts, layers, pooling, reduction: for tasks that take activations, instead of theirs.
@@ -62,6 +64,7 @@ class Options:
     judge: str | None = None
     fresh: bool = False
     offline_sample: bool = False
+    half: Half | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     replicas: int | None = None
     ray_address: str | None = None
@@ -222,6 +225,11 @@ def _require_honoured(task: Task, options: Options) -> None:
             f"`--samples {options.samples}`: how often `{task.id}` asks a question is lm-eval's",
             "set `repeats` in a task file of your own",
         )
+    if options.half:
+        raise UsageError(
+            f"which questions `{task.id}` asks is lm-eval's to say, so it has no halves",
+            "take a task of `bench tasks list`",
+        )
     if options.offline_sample:
         raise UsageError(
             f"`{task.id}` ships with no questions for `--offline-sample`", "give `--data-root DIR`"
@@ -270,6 +278,7 @@ def _plan(task: Task, options: Options, path: Path) -> Plan:
         seed=options.seed,
         chat=options.chat,
         offline=options.offline_sample,
+        half=options.half,
     )
     return write_plan(asked, path, _appointed(task, options))
 

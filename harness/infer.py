@@ -96,7 +96,13 @@ def _one_worker(job: Job, log: Path, hold: Sequence[int]) -> Generator[JSON, Non
             if event["event"] == "failed":
                 raise WorkerError(event["message"], event["hint"], cause=event["cause"])
             yield event
-        ending = explain(child.wait(), log)
+        status = child.wait()
+    explained(job, status, log)
+
+
+def explained(job: Job, status: int, log: Path) -> None:
+    """Raises WorkerError for a worker that ended in any other way than success."""
+    ending = explain(status, log)
     if ending.cause:
         install = f"`pip install 'tunebench[{job.engine}]'`, or see the log"
         told = install if ending.cause == "import_error" else "the whole log is"

@@ -73,6 +73,26 @@ _OVERLAP_COLUMNS = {
     "example": "BIGINT",
 }
 
+_TRIAL_COLUMNS = {
+    "trial": "INTEGER",
+    "state": "VARCHAR",
+    "params": "JSON",
+    "value": "DOUBLE",
+    "last_step": "BIGINT",
+    "child_run_id": "VARCHAR",
+    "cause": "VARCHAR",
+    "error": "VARCHAR",
+    "best_step": "BIGINT",
+    "correct": "INTEGER",
+    "wrong": "INTEGER",
+    "format_failure": "INTEGER",
+    "seconds": "DOUBLE",
+    "training_start_s": "DOUBLE",
+    "engine_start_s": "DOUBLE",
+}
+
+TRIALS = "trials.jsonl"
+
 TABLES_OF_RUNS = (
     *("runs", "measures", "samples", "grades", "steps", "trials", "overlap", "ingested"),
 )
@@ -316,6 +336,10 @@ def _insert_files(db: Connection, folder: Path) -> None:
         db.execute(
             f"INSERT INTO steps SELECT {run_id}, {names} FROM {source} WHERE metric IS NOT NULL"
         )
+    if (folder / TRIALS).exists():
+        source = _read_json(folder / TRIALS, _TRIAL_COLUMNS, "newline_delimited")
+        names = ", ".join(_TRIAL_COLUMNS)
+        db.execute(f"INSERT INTO trials SELECT {run_id}, {names} FROM {source}")
     if (folder / OVERLAP).exists():
         source = _read_json(folder / OVERLAP, _OVERLAP_COLUMNS, "newline_delimited")
         names = ", ".join(_OVERLAP_COLUMNS)

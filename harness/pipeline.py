@@ -7,17 +7,15 @@ on at the stage, and in it at the sample or training step, where it stopped: not
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import (
     compare,
-    estimate,
     evaluate,
-    footprint,
     models,
+    room,
     runs,
     store,
     train,
@@ -32,7 +30,7 @@ from harness.session import Listener, Silent
 from harness.task import Task
 from harness.trainer import CHECKPOINTS, STEPS
 from harness.training_plan import Prepared
-from harness.types import JSON, ModelSpec, Recipe, Run
+from harness.types import JSON, ModelSpec, Run
 from harness.verdict import three_sentences
 
 VERDICT = "verdict.json"
@@ -174,7 +172,7 @@ def _checked(
     with evaluate.planned([spec], [*domain, *outside], options.evaluation):
         # Planning alone finds missing data, and options that a task cannot honour.
         pass
-    _require_room(home, ready.recipe, spec, told)
+    room.require(home, ready.recipe, spec, told)
     return _Stages(
         model=str(training.register), base=spec, domain=tuple(domain), outside=tuple(outside)
     )
@@ -193,20 +191,6 @@ def _require_registered(spec: ModelSpec, home: Path) -> None:
         raise UsageError(
             f"`{spec.name}` is not in the model registry, so the tuned model would have no parent",
             f"`bench models add NAME --path {spec.path}`, then `model: NAME` in the recipe",
-        )
-
-
-def _require_room(home: Path, recipe: Recipe, spec: ModelSpec, listener: Listener) -> None:
-    try:
-        needed_gb = footprint.checkpoint_gb(recipe, estimate.shape(spec, home))
-    except UsageError as error:
-        listener.note(f"room for checkpoints is not checked: {error.message}")
-        return
-    free_gb = shutil.disk_usage(home).free / 1e9
-    if needed_gb > free_gb:
-        raise UsageError(
-            f"the checkpoints need about {needed_gb:.1f} GB, `{home}` has {free_gb:.1f} GB free",
-            "free some space, set `keep_checkpoints`, or use another `--home`",
         )
 
 

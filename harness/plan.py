@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.halves import Half
 from harness.judgements import Appointed
 from harness.questions import Questions
 from harness.runs import writing
@@ -30,6 +31,7 @@ class Plan:
     n_samples: int
     limit_n: int | None
     offline: bool
+    half: Half | None = None
     dataset_revision: str
     source: str
     protocol: str
@@ -106,6 +108,8 @@ def write_plan(questions: Questions, path: Path, judge: Appointed | None = None)
     }
     if task.embedding is not None:
         parts["embedding"] = to_json(task.embedding)
+    if questions.half is not None:
+        parts["half"] = questions.half
     if judge is not None:
         parts["judge"] = judge.protocol()
     return Plan(
@@ -113,6 +117,7 @@ def write_plan(questions: Questions, path: Path, judge: Appointed | None = None)
         path=path,
         n_samples=count,
         limit_n=questions.limit,
+        half=questions.half,
         offline=questions.offline,
         dataset_revision=questions.revision,
         source=questions.source,

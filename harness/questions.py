@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.datasets import DatasetNotFoundError, Loaded, load, packaged
 from harness.errors import DataError, UsageError
+from harness.halves import Half, places
 from harness.lm_eval_task import is_lm_eval
 from harness.task import Embedding, Task, draw_shots, render
 from harness.types import Dataset, Request, Sample
@@ -25,8 +26,9 @@ class Questions:
 
     samples: in the order of the split. examples: those shown before each of `samples`. shots: how
     many that are. seed: of the draw, None where nothing is drawn by chance. limit: what cut the
-    split. offline: the questions that ship with the task were taken. revision: of the dataset.
-    source: the place that had it. files: that were read.
+    split. half: which part of the questions was asked, all for None. offline: the questions that
+    ship with the task were taken. revision: of the dataset. source: the place that had it. files:
+    that were read.
     """
 
     task: Task
@@ -36,6 +38,7 @@ class Questions:
     seed: int | None
     chat: bool
     limit: int | None
+    half: Half | None
     offline: bool
     revision: str
     source: str
@@ -57,10 +60,12 @@ def questions(
     seed: int | None = None,
     chat: bool = False,
     offline: bool = False,
+    half: Half | None = None,
 ) -> Questions:
     """The questions of a task.
 
-    limit: only as many, taken in turn from the task's groups. shots, seed: instead of the
+    limit: only as many, taken in turn from the task's groups. half: only those of that part, which
+    then counts as cut. shots, seed: instead of the
     protocol's. offline: the questions that ship with the task, instead of the benchmark.
     Raises UsageError for shots that the task cannot show, DataError for what is wrong with the
     data.
@@ -74,7 +79,7 @@ def questions(
     loaded = _load(task, task.dataset, data_root, offline)
     samples = _samples(task, loaded)
     drawn, pool_files = _draw(task, samples, n_shots, seed, data_root, offline)
-    asked = _cells(task.embedding, samples, limit) if task.embedding else _spread(samples, limit)
+    asked = _asked(task, samples, limit, half)
     return Questions(
         task=task,
         samples=tuple(samples[i] for i in asked),
@@ -83,12 +88,30 @@ def questions(
         seed=_draw_seed(task, n_shots, seed),
         # Questions that are messages are asked in the template anyway: one protocol, not two.
         chat=chat or not all(isinstance(sample.input, str) for sample in samples),
-        limit=limit,
+        limit=len(asked) if half else limit,
+        half=half,
         offline=offline,
         revision=loaded.revision,
         source="offline sample" if offline else loaded.source,
         files=tuple(path for path, _ in loaded.files) + pool_files,
     )
+
+
+def _asked(
+    task: Task, samples: Sequence[Sample], limit: int | None, half: Half | None
+) -> list[int]:
+    """Places of the questions to ask."""
+    if task.embedding:
+        if half:
+            raise UsageError(
+                f"the prompts of `{task.id}` are compared with each other and have no halves",
+                "take a task with answers",
+            )
+        return _cells(task.embedding, samples, limit)
+    if half is None:
+        return _spread(samples, limit)
+    own = places(task, samples, half)
+    return [own[i] for i in _spread([samples[place] for place in own], limit)]
 
 
 def _shot_count(task: Task, shots: int | None) -> int:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from harness import registry
 from harness.errors import UsageError, did_you_mean
+from harness.search import Search
 from harness.shipped import shipped
 from harness.trainer import Trainer
 from harness.types import JSON, Lora, ModelSpec, Optimizer, Recipe
@@ -85,8 +86,9 @@ class Data(BaseModel):
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
     judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
-    all weights in fp16 all the same. main_process_ip, _port and machine_rank: where several
-    machines meet, unless the environment says it (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
+    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip,
+    _port and machine_rank: where several machines meet, unless the environment says it
+    (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 
@@ -96,6 +98,7 @@ class Shape(BaseModel):
     tasks: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     allow_fp16: bool = False
+    search: Search | None = None
     main_process_ip: str | None = None
     main_process_port: int | None = None
     machine_rank: int | None = None
@@ -139,8 +142,7 @@ def read(name: str, settings: Mapping[str, str]) -> Asked:
     Raises UsageError for a recipe that is not there, is no YAML, or has a key or value that it
     cannot have.
     """
-    path = find(name)
-    values = _with_settings(_extended(path), settings)
+    path, values = written(name, settings)
     method = values.get("method")
     if not isinstance(method, str):
         raise UsageError(f"`{path}` names no method", "`method: sft`; see `bench trainers list`")
@@ -148,6 +150,22 @@ def read(name: str, settings: Mapping[str, str]) -> Asked:
     shape = _validated(values, shape_of(trainer), str(path))
     _check_params(trainer, shape.params.model_dump())
     return Asked(name=path.stem, path=path, values=values, shape=shape, trainer=trainer)
+
+
+def written(name: str, settings: Mapping[str, str]) -> tuple[Path, JSON]:
+    """The file of a recipe and its values after `extends` and `--set`, which nobody has checked."""
+    path = find(name)
+    return path, _with_settings(_extended(path), settings)
+
+
+def setting(value: Any) -> str:
+    """A value as `--set` has it.
+
+    >>> setting(1e-05), setting([1, 2]), setting(None)
+    ('1.0e-05', '[1, 2]', 'null')
+    """
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9)
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 def names() -> list[str]:
@@ -278,10 +296,11 @@ def _validated(values: JSON, shape: type[Shape], source: str) -> Any:
     try:
         return shape.model_validate(values)
     except ValidationError as error:
-        raise _usage_error(error, shape, source) from None
+        raise usage_error(error, shape, source) from None
 
 
-def _usage_error(error: ValidationError, shape: type[BaseModel], source: str) -> UsageError:
+def usage_error(error: ValidationError, shape: type[BaseModel], source: str) -> UsageError:
+    """What pydantic found, as a sentence with the path of the field and what to do."""
     # An unknown key first: it is often the misspelling of the one that is missing.
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -294,6 +313,28 @@ def _usage_error(error: ValidationError, shape: type[BaseModel], source: str) ->
         return UsageError(f"`{path}` is missing in {source}", f"add `{place[-1]}: …`")
     said = first["msg"][0].lower() + first["msg"][1:]
     return UsageError(f"`{path}` in {source} is {first['input']!r}: {said}", "correct the value")
+
+
+def field_type(shape: type[BaseModel], path: str, source: str) -> Any:
+    """The type of the field at a dotted path, Any inside of mappings and lists.
+
+    Raises UsageError for a field that a recipe of this method cannot have.
+    """
+    place = path.split(".")
+    found: Any = shape
+    for depth, name in enumerate(place):
+        inside = list(_models_in(found))
+        if not inside:
+            return Any
+        holder = next((one for one in inside if name in one.model_fields), None)
+        if holder is None:
+            unknown = ".".join(place[: depth + 1])
+            raise UsageError(
+                f"unknown field `{unknown}` in {source}",
+                _where_it_belongs(place[: depth + 1], shape),
+            )
+        found = holder.model_fields[name].annotation
+    return found
 
 
 def _where_it_belongs(place: Sequence[str], shape: type[BaseModel]) -> str:

@@ -159,9 +159,12 @@ def create(home: Path, run: Run, requests: Path, sidecars: Mapping[str, Path] | 
     return create_with(home, run, {REQUESTS: requests, **(sidecars or {})})
 
 
-def create_with(home: Path, run: Run, files: Mapping[str, Path]) -> int:
-    """A new run folder with copies of files by name; returns its lock. The manifest is written
-    last, so that nobody sees a run that is neither held nor finished."""
+def create_with(
+    home: Path, run: Run, files: Mapping[str, Path], links: Mapping[str, Path] | None = None
+) -> int:
+    """A new run folder with copies of files by name; returns its lock. links: files that nobody
+    changes, and which many runs share. The manifest is written last, so that nobody sees a run that
+    is neither held nor finished."""
     folder = folder_of(home, run.run_id)
     with writing(folder):
         folder.mkdir(parents=True)
@@ -169,6 +172,8 @@ def create_with(home: Path, run: Run, files: Mapping[str, Path]) -> int:
         assert held is not None, "a new folder has no other holder"
         for name, path in files.items():
             shutil.copyfile(path, folder / name)
+        for name, path in (links or {}).items():
+            os.link(path, folder / name)
     write_manifest(home, run)
     return held
 

@@ -326,6 +326,7 @@ class Session:
 
 def _flags(plan: Plan) -> tuple[str, ...]:
     offline = ("offline_sample",) if plan.offline else ()
+    offline = (*offline, f"half={plan.half}") if plan.half else offline
     # A score with one judge is no score with another: the name stands beside every number.
     return offline if plan.judge is None else (*offline, f"judge={plan.judge.spec.name}")
 

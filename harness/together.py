@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from harness import runs, store
 from harness.errors import BenchError, WorkerError
@@ -17,12 +18,20 @@ from harness.task import Task
 from harness.types import JSON, Run
 
 
-def evaluate_together(sessions: Sequence[Session], plans: Sequence[Plan]) -> None:
+class Inferring(Protocol):
+    """What answers a job: `infer.infer`, or a worker that is kept."""
+
+    def __call__(self, job: Job, *, log: Path, hold: Sequence[int] = ()) -> Iterator[JSON]: ...
+
+
+def evaluate_together(
+    sessions: Sequence[Session], plans: Sequence[Plan], answered: Inferring = infer
+) -> None:
     """Every model under every plan; the runs are then in each session's `results`."""
     with _stored(sessions[0]) as stack:
         for session in sessions:
             session.begin(plans, stack)
-        _work(sessions)
+        _work(sessions, answered)
 
 
 def finish(session: Session, run: Run, task: Task) -> Run:
@@ -41,10 +50,10 @@ def _stored(session: Session) -> Iterator[ExitStack]:
         yield stack
 
 
-def _work(sessions: Sequence[Session]) -> None:
+def _work(sessions: Sequence[Session], answered: Inferring = infer) -> None:
     """Ask the models, then the judges of their answers; bugs of graders are told at the end."""
     try:
-        _ask(sessions)
+        _ask(sessions, answered)
         for session in sessions:
             session.judge()
     except KeyboardInterrupt:
@@ -55,7 +64,7 @@ def _work(sessions: Sequence[Session]) -> None:
         raise bugs[0]
 
 
-def _ask(sessions: Sequence[Session]) -> None:
+def _ask(sessions: Sequence[Session], answered: Inferring) -> None:
     """Start the worker for all open runs, if any, and follow its events to the end."""
     parts = {session.spec.name: session.part() for session in sessions}
     asked = [part for part in parts.values() if part is not None]
@@ -71,7 +80,7 @@ def _ask(sessions: Sequence[Session]) -> None:
     locks = [lock for session in sessions for lock in session.locks]
     turns = _Turns(sessions, asked)
     try:
-        for event in infer(job, log=_shared_log(asked), hold=locks):
+        for event in answered(job, log=_shared_log(asked), hold=locks):
             turns.of(event).hear(event)
     except BenchError as error:
         sessions[0].report(error)

@@ -39,6 +39,8 @@ def train_recipe(name: str, options: Options, listener: Listener | None = None) 
 def train_prepared(ready: Prepared, options: Options, told: Listener) -> Run:
     """The same for a recipe that was checked already."""
     home = runs.home_folder(options.home)
+    if ready.asked.shape.search is not None:
+        told.note("`search` is left to `bench tune`: this is one training with the recipe's values")
     with ExitStack() as stack:
         if ready.recipe.num_machines > 1 and meeting_of(ready.asked).rank > 0:
             return _joined(home, ready, told)
@@ -54,7 +56,7 @@ def _begin(
     home: Path, ready: Prepared, options: Options, listener: Listener, stack: ExitStack
 ) -> tuple[Run, int | None]:
     """The run to go on with or a new one, with its lock; one that is done already, without."""
-    asked = _new_run(ready)
+    asked = new_run(ready)
     for other in () if options.fresh else runs.earlier(home, asked):
         if other.status == "done":
             listener.note(f"trained already: {other.run_id} (--fresh trains anew)")
@@ -77,7 +79,8 @@ def _begin(
     return asked, lock
 
 
-def _new_run(ready: Prepared) -> Run:
+def new_run(ready: Prepared) -> Run:
+    """The manifest of a training that is about to begin."""
     origin, recipe, spec = provenance(), ready.recipe, ready.spec
     return Run(
         run_id=runs.new_run_id("train", spec.name, ready.asked.name),
@@ -144,7 +147,7 @@ def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) 
 
 def _joined(home: Path, ready: Prepared, listener: Listener) -> Run:
     """The run of the first machine, which this one takes part in; it keeps no record of its own."""
-    asked, meeting = _new_run(ready), meeting_of(ready.asked)
+    asked, meeting = new_run(ready), meeting_of(ready.asked)
     deadline = time.monotonic() + MEETING_TIMEOUT_S
     listener.note(f"machine {meeting.rank} waits for the run of machine 0 in {home}")
     while time.monotonic() < deadline:
@@ -209,8 +212,13 @@ def _ended(home: Path, run: Run, begun: float, error: BenchError | None) -> Run:
 
 def _registered(home: Path, run: Run, spec: ModelSpec, options: Options, listener: Listener) -> Run:
     """The checkpoint in the model registry, with its parent and its run."""
-    if options.register is None or run.status != "done":
-        return run
+    if options.register is not None and run.status == "done":
+        register(home, run, spec, options.register, listener)
+    return run
+
+
+def register(home: Path, run: Run, spec: ModelSpec, name: str, listener: Listener) -> None:
+    """Enter the checkpoint of a training of `spec` under a name."""
     checkpoint = runs.folder_of(home, run.run_id) / CHECKPOINT
     entry: JSON = {"path": str(checkpoint), "parent": spec.name, "run": run.run_id}
     if (checkpoint / "adapter_config.json").exists():
@@ -218,9 +226,8 @@ def _registered(home: Path, run: Run, spec: ModelSpec, options: Options, listene
         entry |= base | ({"revision": spec.revision} if spec.revision else {})
         if spec.revision and os.path.isabs(spec.path):
             entry["path"] = spec.name.partition("@")[0]
-    models.add(options.register, entry, home, replace=True)
-    listener.note(f"registered as `{options.register}`, trained from `{spec.name}`")
-    return run
+    models.add(name, entry, home, replace=True)
+    listener.note(f"registered as `{name}`, trained from `{spec.name}`")
 
 
 def result_json(home: Path, run: Run, registered: str | None) -> JSON:

@@ -13,6 +13,15 @@ process alike, and is known by files alone:
     outcome.json   out: {"weights_changed": true, false or null where it cannot be told}
     failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
+A training may be looked at on the way (`trainers.points`). Then the weights of its points are what
+it leaves, and it writes no `checkpoint/` itself:
+
+    points.json      in: {"count", "save", "wait"}
+    held_out.jsonl   in: examples that are not learnt, whose loss is measured at each point
+    reached.jsonl    out: {"began"}, then {"point", "step", "loss", "checkpoint"} a point
+    points/<step>/   out: the model as it was at that point
+    answers.jsonl    in: {"point", "stop"}: whether the training shall end there
+
 Importing such a module loads nothing heavy: torch and TRL are imported inside `main`.
 """
 
@@ -36,6 +45,10 @@ OVERLAP = "overlap.jsonl"
 CHECK = "check.json"
 OUTCOME = "outcome.json"
 FAILURE = "failure-{rank}.json"
+POINTS = "points.json"
+HELD_OUT = "held_out.jsonl"
+REACHED = "reached.jsonl"
+ANSWERS = "answers.jsonl"
 
 # Set in the environment of a trainer whose stdin closes when the command that started it is gone.
 WATCHED = "TUNEBENCH_WATCHED"
@@ -77,8 +90,8 @@ def read_params(recipe: Recipe, trainer: Trainer) -> Any:
     return trainer.params(**{name: recipe.params[name] for name in recipe.params if name in names})
 
 
-def read_examples(folder: Path) -> Iterator[JSON]:
-    with (folder / TRAIN).open(encoding="utf-8") as file:
+def read_examples(folder: Path, name: str = TRAIN) -> Iterator[JSON]:
+    with (folder / name).open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 

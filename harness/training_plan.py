@@ -55,10 +55,10 @@ def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepar
     home = runs.home_folder(options.home)
     asked = recipes.read(name, options.settings)
     spec = models.resolve(models.model(asked.shape.model, home))
-    recipe = _resolved(asked, spec)
+    recipe = resolved(asked, spec)
     recipe_check.check(asked, recipe, spec)
     _check_name(options.register, home)
-    data, flags, found = _data(asked, options, listener)
+    data, flags, found = examples(asked, options, listener)
     with runs.draft(home, "train") as draft:
         digest = _write(draft, recipe, data, found)
         checked = _checked(home, draft, recipe)
@@ -75,7 +75,8 @@ def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepar
         )
 
 
-def _resolved(asked: Asked, spec: ModelSpec) -> Recipe:
+def resolved(asked: Asked, spec: ModelSpec) -> Recipe:
+    """The recipe for a trainer, with the place of its chat template. Raises UsageError."""
     recipe = asked.resolved(spec)
     own = recipe.chat_template
     if own == "model":
@@ -105,7 +106,7 @@ def _check_name(name: str | None, home: Path) -> None:
         )
 
 
-def _data(
+def examples(
     asked: Asked, options: Options, listener: Listener
 ) -> tuple[TrainingData, tuple[str, ...], list[JSON]]:
     """Examples, flags of the run, and the questions of its tasks that were found in them."""

@@ -22,6 +22,7 @@ from harness.types import JSON, Recipe
 
 TORCHRUN = "torch.distributed.run"
 POLL_S = 0.5
+LOOK_S = 0.02
 
 Tell = Callable[[JSON], None]
 
@@ -96,10 +97,18 @@ def check(folder: Path) -> JSON:
 
 
 def train(
-    recipe: Recipe, folder: Path, meeting: Meeting, *, cpu: bool, hold: Sequence[int], tell: Tell
+    recipe: Recipe,
+    folder: Path,
+    meeting: Meeting,
+    *,
+    cpu: bool,
+    hold: Sequence[int],
+    tell: Tell,
+    look: Callable[[], None] | None = None,
 ) -> None:
     """Run the training to its end; steps are told as they come. Raises WorkerError.
 
+    look: called again and again meanwhile, often where it is given.
     Machines after the first have a log of their own and leave the other files to it.
     """
     module, arguments = command(recipe, folder, meeting)
@@ -114,9 +123,11 @@ def train(
     with ended_on_exit(child):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(POLL_S)
+                child.wait(POLL_S if look is None else LOOK_S)
             for step in steps.new():
                 tell(step)
+            if look is not None:
+                look()
             if child.returncode is not None:
                 break
     if child.returncode != 0:

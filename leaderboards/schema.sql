@@ -120,9 +120,18 @@ CREATE TABLE trials (
     trial INTEGER,                  -- number within it
     state VARCHAR,                  -- complete, pruned, failed, running
     params JSON,                    -- what was tried
-    value DOUBLE,                   -- objective
+    value DOUBLE,                   -- objective, at its best evaluation
     last_step BIGINT,               -- at which it ended or was pruned
-    child_run_id VARCHAR            -- the training run of the trial
+    child_run_id VARCHAR,           -- the training run of the trial
+    cause VARCHAR,                  -- label of a failure, as in runs
+    error VARCHAR,                  -- its sentence
+    best_step BIGINT,               -- at which `value` was measured
+    correct INTEGER,                -- answers there that are right
+    wrong INTEGER,                  -- that could be read and are not
+    format_failure INTEGER,         -- in which no answer could be read
+    seconds DOUBLE,                 -- of the whole trial
+    training_start_s DOUBLE,        -- from its beginning to the first training step
+    engine_start_s DOUBLE           -- from asking its first evaluation to a model ready to answer
 );
 
 -- A copy of the registry, so that lineage can be asked for in SQL.

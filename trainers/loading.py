@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import DataError, UsageError
 from harness.types import Lora, Precision, Recipe
+from trainers import keeping
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -69,23 +70,34 @@ def load_model(recipe: Recipe, tokenizer: Any) -> Any:
 
     Under ZeRO-3 the training arguments must have been made before, or every process loads it all.
     """
+    quantization = _quantization(recipe)
+    if quantization:  # such weights cannot be copied
+        loaded = _read_model(recipe, held_in(recipe), quantization)
+    else:
+        loaded = start_model(recipe, held_in(recipe))
+    if tokenizer.pad_token_id is not None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+        loaded.generation_config.pad_token_id = tokenizer.pad_token_id
+    loaded.config.use_cache = False
+    return loaded if recipe.lora is None else with_lora(loaded, recipe, recipe.lora)
+
+
+def start_model(recipe: Recipe, dtype: torch.dtype) -> Any:
+    """The model that training starts from: read, or a copy of what the process has kept of it."""
+    where = (recipe.model_path, recipe.model_revision, dtype)
+    return keeping.copied(where, lambda: _read_model(recipe, dtype, {}))
+
+
+def _read_model(recipe: Recipe, dtype: torch.dtype, quantization: dict[str, Any]) -> Any:
     loaded, report = AutoModelForCausalLM.from_pretrained(
-        recipe.model_path,
-        dtype=held_in(recipe),
-        output_loading_info=True,
-        **_quantization(recipe),
-        **_where(recipe),
+        recipe.model_path, dtype=dtype, output_loading_info=True, **quantization, **_where(recipe)
     )
     if missing := sorted(report["missing_keys"]):
         raise DataError(
             f"`{recipe.model}` lacks {len(missing)} weight(s), such as `{missing[0]}`",
             f"`bench models check {recipe.model}`",
         )
-    if tokenizer.pad_token_id is not None:
-        loaded.config.pad_token_id = tokenizer.pad_token_id
-        loaded.generation_config.pad_token_id = tokenizer.pad_token_id
-    loaded.config.use_cache = False
-    return loaded if recipe.lora is None else with_lora(loaded, recipe, recipe.lora)
+    return loaded
 
 
 def held_in(recipe: Recipe) -> torch.dtype:

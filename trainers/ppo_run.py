@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from harness.trainer import CHECKPOINTS, read_recipe, write_step
 from harness.types import Recipe
 from trainers.loading import load_model, load_tokenizer
+from trainers.points import points_of
 from trainers.ppo import check
 from trainers.ppo_training import PPO
 from trainers.problems import read_problems
@@ -33,6 +34,9 @@ def train(folder: Path) -> None:
     )
     ppo, tokenizer = prepared(folder, recipe, accelerator)
     accelerator.init_trackers("tunebench", config=dict(recipe.params))
+    points = points_of(folder, main=accelerator.is_main_process)
+    if points is not None:
+        points.begin(ppo.steps, tokenizer)
     logged = kept = ppo.step
     for measures in ppo.rounds():
         if accelerator.is_main_process and _due(logged, ppo.step, recipe.log_steps):
@@ -42,7 +46,9 @@ def train(folder: Path) -> None:
         if _due(kept, ppo.step, recipe.save_steps):
             save_checkpoint(folder, ppo, tokenizer)
             kept = ppo.step
-    if accelerator.is_main_process:
+        if points is not None and points.at(ppo.step, ppo.actor.policy):
+            break
+    if accelerator.is_main_process and points is None:
         save(ppo.actor.policy, tokenizer, folder, recipe)
     accelerator.wait_for_everyone()
     if recipe.report_to:

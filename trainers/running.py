@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BenchError, DataError, UsageError, WorkerError
-from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, WATCHED, read_recipe
+from harness.trainer import CHECKPOINT, FAILURE, OUTCOME, POINTS, WATCHED, read_recipe
 from harness.types import Precision, Recipe
 
 
@@ -26,7 +26,7 @@ def run(main: Callable[[Path], None]) -> None:
     try:
         main(folder)
     except Exception as error:
-        _tell(folder, error)
+        tell(folder, error)
         raise
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not read_recipe(folder).report_to:
         # The destructors of a process group wait for its other processes, whichever of them are
@@ -47,7 +47,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _tell(folder: Path, error: Exception) -> None:
+def tell(folder: Path, error: Exception) -> None:
     """Errors whose kind says what happened get their label here; others are read from the log."""
     if isinstance(error, BenchError):
         told = {"cause": _cause(error), "message": error.message, "hint": error.hint}
@@ -62,7 +62,8 @@ def _cause(error: BenchError) -> str:
 
 
 def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
-    """Train to the end, from the last checkpoint where there is one, and save `checkpoint/`.
+    """Train to the end, from the last checkpoint where there is one, and save `checkpoint/`; a
+    training with points has saved what it leaves.
 
     trainer: a `transformers.Trainer`.
     """
@@ -74,6 +75,9 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     if trainer.is_world_process_zero():
         forget_steps_after(folder, step)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if (folder / POINTS).exists():
+        trainer.accelerator.wait_for_everyone()
+        return
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
@@ -104,12 +108,20 @@ def save(model: Any, tokenizer: Any, folder: Path, recipe: Recipe, state: Any = 
 
     state: the weights, where the model holds only a part of them.
     """
+    write_model(model, tokenizer, folder / CHECKPOINT, recipe, state)
+
+
+def write_model(
+    model: Any, tokenizer: Any, target: Path, recipe: Recipe, state: Any = None
+) -> None:
+    """The same under another name in the run folder, or a folder of it."""
     import shutil
 
     from trainers.loading import DTYPES
     from trainers.outcome import weights_changed
 
-    draft = folder / f".{CHECKPOINT}"
+    folder = target.parent if target.name == CHECKPOINT else target.parent.parent
+    draft = target.with_name(f".{target.name}")
     shutil.rmtree(draft, ignore_errors=True)
     dtype = DTYPES[recipe.precision]
     weights = _converted(model.state_dict() if state is None else state, dtype)
@@ -118,8 +130,8 @@ def save(model: Any, tokenizer: Any, folder: Path, recipe: Recipe, state: Any = 
     _state_dtype(draft / "config.json", recipe.precision)
     changed = {"weights_changed": weights_changed(draft, recipe)}
     (folder / OUTCOME).write_text(json.dumps(changed) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)  # of a run that was killed right here
-    draft.rename(folder / CHECKPOINT)
+    shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
+    draft.rename(target)
 
 
 def _converted(state: dict[str, Any], dtype: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM
 
 from harness.errors import UsageError
 from harness.trainer import Trainer, read_params, read_recipe
@@ -15,6 +14,7 @@ from harness.types import Recipe
 from trainers.demonstrations import Parts, prepared
 from trainers.divergence import Params
 from trainers.loading import DTYPES
+from trainers.loading import start_model as start_model_of
 from trainers.losses import Weighting
 from trainers.reference import (
     AdaptersOff,
@@ -72,12 +72,7 @@ def load_start_model(recipe: Recipe) -> Any:
             "`params.reference: adapters_off`",
         )
     with unsharded():
-        return AutoModelForCausalLM.from_pretrained(
-            recipe.model_path,
-            revision=recipe.model_revision,
-            trust_remote_code=recipe.trust_remote_code,
-            dtype=DTYPES[recipe.precision],
-        )
+        return start_model_of(recipe, DTYPES[recipe.precision])
 
 
 def cached(folder: Path, copy: FrozenCopy, recipe: Recipe, parts: Parts) -> CachedStates:

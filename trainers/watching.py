@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from harness.trainer import CHECKPOINTS, STEPS, write_step
+from trainers.points import Points, points_of
 
 NAMES = {"mean_token_accuracy": "token_accuracy"}
 # Sums over the whole run, which transformers logs at the end.
@@ -45,6 +46,16 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.tokens = 0.0
         self.skipped = self.skipped_in_a_row = 0
         self.began = time.monotonic()
+        self.points: Points | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        self.points = points_of(self.folder, main=state.is_world_process_zero)
+        if self.points is not None:
+            self.points.begin(state.max_steps, parts["processing_class"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        if self.points is not None and self.points.at(state.global_step, parts["model"]):
+            control.should_training_stop = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         self.learning_rate = float(parts["lr_scheduler"].get_last_lr()[0])

@@ -23,6 +23,7 @@ from harness.cli import (
     steer,
     tasks,
     train,
+    tune,
 )
 from harness.cli.output import say
 from harness.errors import BenchError
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("train-then-eval")(pipeline.train_then_eval)
+app.command("tune")(tune.tune)
 app.command("score")(score.score)
 app.command("selfcheck")(selfcheck.selfcheck)
 app.command("steer")(steer.steer)

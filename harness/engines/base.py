@@ -193,6 +193,7 @@ class StartAnewError(WorkerError):
 
 
 SHARED = ("vllm",)  # the engines of which that is true
+KEPT = ("vllm", "hf")  # those that a worker keeps from one job to the next
 
 
 def replicated(settings: Mapping[str, Any]) -> bool:

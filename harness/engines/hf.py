@@ -16,9 +16,10 @@ from harness.engines.decoding import Decoder, TreeDecoder
 from harness.engines.embedding import embedded, steer
 from harness.engines.forwarding import TreeModel, agrees_with_plain
 from harness.engines.kv_cache import is_out_of_memory
-from harness.engines.loading import load_model, pick_device, pick_dtype, too_little_memory
+from harness.engines.loading import pick_device, pick_dtype, too_little_memory
 from harness.engines.plain_decoding import PlainDecoder
 from harness.engines.prompts import Prompts, count_distinct, end_tokens, missing, most_tokens
+from harness.engines.resident import Resident
 from harness.engines.sampling import Stream
 from harness.engines.scoring import RowScorer, Scorer, TreeScorer
 from harness.engines.stopping import Stops, Vocabulary
@@ -44,12 +45,17 @@ class HFEngine:
     """
 
     def __init__(self, model: ModelSpec, settings: HFSettings) -> None:
-        self._model = model
         self._settings = settings
-        self._prompts = Prompts(model, "hf", settings.max_model_len, embeds=True)
+        self._resident = Resident()
+        self.switch(model)
+
+    def switch(self, model: ModelSpec) -> None:
+        """Requests and `load` are about this model from now on."""
+        self._model = model
+        self._prompts = Prompts(model, "hf", self._settings.max_model_len, embeds=True)
         self._distinct_tokens = 0
-        self._chunk_tokens = settings.chunk_tokens
-        self._batch_size = settings.batch_size
+        self._chunk_tokens = self._settings.chunk_tokens
+        self._batch_size = self._settings.batch_size
 
     def tokenize(self, requests: Sequence[Request]) -> Tokenized:
         """Raises WorkerError if a prompt with what is to follow it exceeds the context."""
@@ -71,7 +77,7 @@ class HFEngine:
         device = pick_device(self._model, self._settings.device)
         dtype = pick_dtype(self._model, self._settings.dtype, device)
         self._prompts.encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
-        loaded = load_model(self._model, self._prompts.config, dtype, device)
+        loaded = self._resident.take(self._model, self._prompts.config, dtype, device)
         steer(loaded, self._model, self._settings)
         self._start(loaded)
         packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
@@ -86,6 +92,7 @@ class HFEngine:
 
     def _start(self, model: Any) -> None:
         tokenizer = self._prompts.encoder.tokenizer
+        self._stops.cache_clear()  # of another vocabulary
         self._eos = end_tokens(model.generation_config, tokenizer)
         # Only a request's own SamplingParams decide how its text is sampled.
         model.generation_config = transformers.GenerationConfig()

@@ -172,7 +172,7 @@ def load_model(model: ModelSpec, config: Any, dtype: torch.dtype | None, device:
             raise _bad(model, f"{len(missing)} weight(s) are missing, such as `{missing[0]}`")
         loaded = loaded.to(device)
         if model.adapter is not None:
-            loaded = _with_adapter(model, loaded)
+            loaded = with_adapter(model, loaded)
     return loaded.eval()
 
 
@@ -186,7 +186,7 @@ def _check_safetensors(model: ModelSpec) -> None:
             raise _bad(model, f"`{file.name}` is damaged ({_first_sentence(error)})") from None
 
 
-def _with_adapter(model: ModelSpec, loaded: Any) -> Any:
+def with_adapter(model: ModelSpec, loaded: Any) -> Any:
     assert model.adapter is not None
     try:
         from peft import PeftModel

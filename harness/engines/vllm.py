@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from harness.engines import vllm_start
-from harness.engines.adapters import check_adapter
+from harness.engines.adapters import adapter_rank, check_adapter
 from harness.engines.base import EngineInfo, StartAnewError, Tokenized, VLLMSettings
 from harness.engines.loading import pick_dtype
 from harness.engines.prompts import Key, Prompts, count_distinct, end_tokens, missing, most_tokens
@@ -136,7 +136,7 @@ class VLLMEngine:
         if self._model.adapter is None:
             return
         check_adapter(self._model)
-        number = self._adapters.index(self._model.adapter) + 1
+        number = self._number(self._model.adapter)
         lora = LoRARequest(self._model.name, number, self._model.adapter)
         failures: tuple[type[Exception], ...] = (*vllm_start.refusals(), RuntimeError, OSError)
         try:
@@ -149,6 +149,18 @@ class VLLMEngine:
                 cause="adapter_mismatch",
             ) from error
         self._queue.lora = lora
+
+    def _number(self, adapter: str) -> int:
+        """Of the adapter in this engine, from 1. Raises StartAnewError for one that the engine was
+        not made for."""
+        if adapter not in self._adapters:
+            lora = self._engine.vllm_config.lora_config
+            if lora is None:
+                raise StartAnewError("the running engine was started without adapters")
+            if adapter_rank(adapter) > lora.max_lora_rank:
+                raise StartAnewError(f"the running engine takes ranks up to {lora.max_lora_rank}")
+            self._adapters.append(adapter)
+        return self._adapters.index(adapter) + 1
 
     def _generation_config(self) -> Any:
         try:

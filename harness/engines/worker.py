@@ -13,6 +13,10 @@ model, and the parts are worked on in turn.
     {"event": "start_anew", "part", "model", "message"}  this part and the rest need a new worker
     {"event": "failed", "cause", "message", "hint"}
 
+Without a job on the command line it reads jobs, a line each, from stdin, and says {"event": "idle"}
+after each one. Its engine stays: the next model takes the place of the last. `log` of such a job is
+the file that what libraries print goes to from then on.
+
 Standard library only, apart from the engine: the interpreter may be another environment's.
 """
 
@@ -25,6 +29,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import queue
 import sys
 import threading
 import time
@@ -32,7 +37,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from harness.engines.base import SETTINGS, Engine, SharedEngine, StartAnewError, replicated
+from harness.engines.base import (
+    KEPT,
+    SETTINGS,
+    Engine,
+    SharedEngine,
+    StartAnewError,
+    replicated,
+)
 from harness.errors import WorkerError
 from harness.runs import COMPLETIONS, mend_tail, read_completions, read_requests
 from harness.types import JSON, Completion, ModelSpec, Request, request_from_json, to_json
@@ -174,11 +186,12 @@ def answer(engine: Engine, model: str, works: Sequence[Work], channel: Channel) 
             progress.add(work.folder, completion)
 
 
-def work_on(job: JSON, channel: Channel) -> None:
+def work_on(job: JSON, channel: Channel, running: SharedEngine | None = None) -> Engine:
+    """The engine that answered. running: one to go on with."""
     models = [ModelSpec(**part["model"]) for part in job["parts"]]
-    engine = make_engine(job["engine"], models[0], job["settings"], models[1:])
+    engine = running or make_engine(job["engine"], models[0], job["settings"], models[1:])
     for number, (model, part) in enumerate(zip(models, job["parts"], strict=True)):
-        if number:
+        if number or running is not None:
             cast(SharedEngine, engine).switch(model)
         works = tuple(accepted(engine, [read_work(run) for run in part["runs"]], channel))
         if job["tokenize_only"] or not works:
@@ -187,7 +200,7 @@ def work_on(job: JSON, channel: Channel) -> None:
             info = engine.load()
         except StartAnewError as error:
             channel.send("start_anew", part=number, model=model.name, message=error.message)
-            return
+            return engine
         except WorkerError as error:
             if len(models) == 1 or error.cause not in _OF_ONE_MODEL:
                 raise
@@ -197,6 +210,41 @@ def work_on(job: JSON, channel: Channel) -> None:
         channel.send("loaded", model=model.name, info=dataclasses.asdict(info))
         answer(engine, model.name, works, channel)
         channel.send("stats", model=model.name, stats=engine.stats())
+    return engine
+
+
+def serve(channel: Channel) -> None:
+    """Work on jobs as they come; the parent gives no other engine or settings meanwhile."""
+    jobs = _jobs()
+    running: SharedEngine | None = None
+    while True:
+        job = jobs.get()
+        _write_into(job["log"])
+        engine = work_on(job, channel, running)
+        if job["engine"] in KEPT and not replicated(job["settings"]):
+            running = cast(SharedEngine, engine)
+        channel.send("idle")
+
+
+def _jobs() -> queue.Queue[JSON]:
+    """What is asked, as it comes; when stdin closes the parent is gone, and so is this process."""
+    asked: queue.Queue[JSON] = queue.Queue()
+
+    def read() -> None:
+        with os.fdopen(os.dup(0), encoding="utf-8") as lines:
+            for line in lines:
+                asked.put(json.loads(line))
+        os._exit(3)
+
+    threading.Thread(target=read, daemon=True).start()
+    return asked
+
+
+def _write_into(log: str) -> None:
+    target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
 
 
 def end_with_parent() -> None:
@@ -216,9 +264,12 @@ def _described(error: WorkerError) -> JSON:
 
 def main() -> int:
     channel = Channel()
-    end_with_parent()
     try:
-        work_on(json.loads(sys.argv[1]), channel)
+        if len(sys.argv) == 1:
+            serve(channel)
+        else:
+            end_with_parent()
+            work_on(json.loads(sys.argv[1]), channel)
     except WorkerError as error:
         channel.send("failed", **_described(error))
         return 1
