@@ -33,7 +33,7 @@ Take = Annotated[float, Field(gt=0)]
 _FORBID = ConfigDict(extra="forbid", frozen=True)
 _GUIDE = "docs/trainers.md shows a recipe"
 # Fields of `Recipe` that are looked up rather than written.
-_LOOKED_UP = {"model_path", "model_revision", "trust_remote_code", "template"}
+_LOOKED_UP = {"model_path", "model_revision", "adapter", "trust_remote_code", "template"}
 
 
 class Own(BaseModel):
@@ -124,6 +124,7 @@ class Asked:
             **{**given, "model": model.name, "params": self.shape.params.model_dump()},
             model_path=model.path,
             model_revision=model.revision,
+            adapter=model.adapter,
             trust_remote_code=model.trust_remote_code,
             template="own" if isinstance(template, Own) else template or self._usual_template(),
             optimizer=_value(Optimizer, self.shape.optimizer),

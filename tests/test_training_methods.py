@@ -88,7 +88,13 @@ def curves_of(place: Path, launcher: str, processes: int) -> list[dict[str, list
             micro_batch_size=2,
             launcher=launcher,
             num_processes=processes,
-            optimizer={"learning_rate": 1e-3, "schedule": "linear", "weight_decay": 0.01},
+            optimizer={
+                "learning_rate": 1e-3,
+                "schedule": "linear",
+                "warmup_ratio": 0.25,
+                "min_lr_ratio": 0.1,
+                "weight_decay": 0.01,
+            },
         )
         for method in ("sft", "asft")
     ]
