@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import registry
 from harness.errors import UsageError
 from harness.recipes import Asked
-from harness.training_process import gpu_count
+from harness.training_process import gpu_count, on_cpu
 from harness.types import ModelSpec, Recipe
 
 _TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
@@ -125,12 +125,17 @@ def _packages(recipe: Recipe) -> Iterator[UsageError]:
         needed["peft"] = "peft"
     if recipe.lora is not None and recipe.lora.quantization == "4bit":
         needed["bitsandbytes"] = "bitsandbytes"
-        if recipe.device == "cpu" or gpu_count() == 0:
+        if on_cpu(recipe):
             yield UsageError(
                 "`lora.quantization: 4bit` needs a GPU, and the recipe runs without one",
                 "`--set lora.quantization=none`",
             )
     if recipe.params.get("rollouts") == "vllm":
+        if on_cpu(recipe):
+            yield UsageError(
+                "`params.rollouts: vllm` shares a GPU with the training, and there is none",
+                "`--set params.rollouts=transformers`",
+            )
         needed["vllm"] = "'tunebench[vllm]'"
     for tracker in recipe.report_to:
         if tracker not in _TRACKERS:
