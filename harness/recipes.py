@@ -313,7 +313,10 @@ def usage_error(error: ValidationError, shape: type[BaseModel], source: str) -> 
     if first["type"] == "missing":
         return UsageError(f"`{path}` is missing in {source}", f"add `{place[-1]}: …`")
     said = first["msg"][0].lower() + first["msg"][1:]
-    return UsageError(f"`{path}` in {source} is {first['input']!r}: {said}", "correct the value")
+    hint = "correct the value"
+    if first["type"] == "tuple_type":
+        said, hint = "that is no list", f"`{place[-1]}: [{first['input']}]`"
+    return UsageError(f"`{path}` in {source} is {first['input']!r}: {said}", hint)
 
 
 def field_type(shape: type[BaseModel], path: str, source: str) -> Any:

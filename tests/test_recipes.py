@@ -46,6 +46,7 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(
         ({"optimizer.learning_rate": "fast"}, "`optimizer.learning_rate` in"),
         ({"method": "sftt"}, "unknown training method `sftt`"),
         ({"data.template": "alpacca"}, "`data.template` in"),
+        ({"lora.targets": "q_proj"}, "`lora.targets` in"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(settings: dict[str, str], message: str) -> None:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from harness.errors import DataError, UsageError  # noqa: E402
-from harness.trainer import CHECK  # noqa: E402
+from harness.trainer import CHECK, read_recipe  # noqa: E402
 from harness.training_process import failure  # noqa: E402
 from harness.types import JSON, Lora  # noqa: E402
 from tests.training import (  # noqa: E402
@@ -26,6 +26,8 @@ from tests.training import (  # noqa: E402
     word_problems,
 )
 from trainers import checking, running, sft  # noqa: E402
+from trainers.loading import with_lora  # noqa: E402
+from trainers.outcome import weights_changed  # noqa: E402
 from trainers.watching import (  # noqa: E402
     MOST_SKIPPED,
     LossScaleUnderflowError,
@@ -155,3 +157,18 @@ def test_an_error_of_ours_tells_its_cause_itself(
     log.write_text("ImportError: the log is not asked\n")
     told = failure(tmp_path, 1, "the training", log)
     assert (told.cause, told.message, told.hint) == (cause, error.message, error.hint)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_weights_that_are_as_before_are_told_from_those_that_moved(
+    tmp_path: Path, moved: bool
+) -> None:
+    recipe = read_recipe(training_folder(tmp_path / "run", "sft", []))
+    whole, adapted = tiny(), with_lora(tiny(), recipe, Lora(rank=4))
+    if moved:
+        with torch.no_grad():
+            whole.model.layers[1].mlp.up_proj.weight[0, 0] += 0.1
+            next(p for n, p in adapted.named_parameters() if "lora_B" in n).fill_(0.1)
+    for model, name in ((whole, "whole"), (adapted, "adapter")):
+        model.save_pretrained(tmp_path / name)
+        assert weights_changed(tmp_path / name, recipe) is moved, name
