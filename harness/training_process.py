@@ -85,6 +85,9 @@ def variables(recipe: Recipe) -> dict[str, str | None]:
     cpu = on_cpu(recipe)
     if cpu:
         given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "CUDA_VISIBLE_DEVICES": ""}
+        # Left to itself, accelerate numbers CPUs as it does GPUs, and torch knows no place
+        # `cpu:0` to read an optimiser back to.
+        given |= {"ACCELERATE_TORCH_DEVICE": "cpu"}
     if recipe.launcher != "single" and cpu:
         given |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return given

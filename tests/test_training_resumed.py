@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ pytest.importorskip("trl")
 
 from safetensors.torch import load_file
 
-from harness.trainer import CHECKPOINT
+from harness import training_process as process
+from harness.trainer import CHECKPOINT, CHECKPOINTS, read_recipe
+from harness.training_process import Meeting
 from harness.types import JSON
 from tests import rl_parts
 from tests.training import (
@@ -55,6 +58,25 @@ def kill_after_a_checkpoint(folder: Path, method: str) -> None:
     child.wait()
     assert last_checkpoint(folder) is not None, (folder / "log").read_text()[-2000:]
     assert not (folder / CHECKPOINT).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_their_checkpoint(tmp_path: Path) -> None:
+    options: JSON = {"max_steps": 4, "save_steps": 2, "launcher": "ddp", "num_processes": 2}
+    whole, broken = (
+        training_folder(tmp_path / name, "sft", word_problems(16), micro_batch_size=4, **options)
+        for name in ("whole", "broken")
+    )
+    for folder in (whole, broken):
+        if folder is broken:
+            shutil.copytree(
+                whole / CHECKPOINTS / "checkpoint-2", broken / CHECKPOINTS / "checkpoint-2"
+            )
+        process.train(read_recipe(folder), folder, Meeting(), hold=(), tell=lambda step: None)
+    assert measures(broken)["loss"] == measures(whole)["loss"][2:]
+    ours, unbroken = (load_file(one / CHECKPOINT / "model.safetensors") for one in (broken, whole))
+    for name, tensor in unbroken.items():
+        assert tensor.equal(ours[name]), name
 
 
 @pytest.mark.slow
