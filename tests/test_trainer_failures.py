@@ -152,7 +152,7 @@ def test_steps_that_overflow_one_after_the_other_end_the_training(tmp_path: Path
 def test_an_error_of_ours_tells_its_cause_itself(
     tmp_path: Path, error: DataError | UsageError, cause: str
 ) -> None:
-    running._tell(tmp_path, error)
+    running.tell(tmp_path, error)
     log = tmp_path / "worker.log"
     log.write_text("ImportError: the log is not asked\n")
     told = failure(tmp_path, 1, "the training", log)

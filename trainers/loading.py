@@ -84,6 +84,7 @@ def load_model(recipe: Recipe, tokenizer: Any) -> Any:
 
 def start_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     """The model that training starts from: read, or a copy of what the process has kept of it."""
+    assert recipe.adapter is None, "an adapter is merged before its model is loaded"
     name = (recipe.model_path, recipe.model_revision, dtype)
     return keeping.copied(name, lambda: _read_model(recipe, dtype, {}))
 
