@@ -28,7 +28,7 @@ from harness.forgetting import as_json as lost_json
 from harness.registry import tasks as find_tasks
 from harness.session import Listener, Silent
 from harness.task import Task
-from harness.trainer import CHECKPOINTS, STEPS
+from harness.trainer import CHECKPOINTS, START, STEPS
 from harness.training_plan import Prepared
 from harness.types import JSON, ModelSpec, Run
 from harness.verdict import three_sentences
@@ -228,7 +228,8 @@ def _kept(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _checkpoint_spec(stages: _Stages, trained: Run, step: int, path: Path) -> ModelSpec:
-    """A checkpoint on the way as a model; an adapter stays on its base."""
+    """A checkpoint on the way as a model; an adapter stays on its base, or on what training made
+    of a base that is an adapter itself."""
     own = replace(
         stages.base,
         name=f"{stages.model}@{step}",
@@ -237,6 +238,9 @@ def _checkpoint_spec(stages: _Stages, trained: Run, step: int, path: Path) -> Mo
         fingerprint="",
     )
     if (path / "adapter_config.json").is_file():
+        whole = path.parent.parent / START
+        if stages.base.adapter is not None:
+            own = replace(own, path=str(whole), revision=None)
         return replace(own, adapter=str(path))
     return replace(own, path=str(path), revision=None, adapter=None)
 

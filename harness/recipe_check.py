@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import registry
 from harness.errors import UsageError
 from harness.recipes import Asked
-from harness.training_process import gpu_count
+from harness.training_process import gpu_count, on_cpu
 from harness.types import ModelSpec, Recipe
 
 _TRACKERS = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
@@ -27,11 +27,6 @@ def _problems(asked: Asked, recipe: Recipe, spec: ModelSpec) -> Iterator[UsageEr
     yield from _processes(recipe)
     yield from _precision(asked, recipe)
     yield from _packages(recipe)
-    if spec.adapter is not None and recipe.method != "command":
-        yield UsageError(
-            f"`{spec.name}` is an adapter on `{spec.path}`, and training needs whole weights",
-            "merge it first (peft: `merge_and_unload`) and register the merged folder",
-        )
     for name in asked.shape.tasks:
         registry.tasks(name)
     if asked.trainer.check is not None:
@@ -96,13 +91,6 @@ def _processes(recipe: Recipe) -> Iterator[UsageError]:
             "`launcher: fsdp` on CPUs: accelerate would run DDP instead",
             "`--set launcher=zero3`, which shards on CPUs too, or use GPUs",
         )
-    shards = recipe.launcher in ("zero2", "zero3")
-    if shards and recipe.optimizer.schedule == "linear" and recipe.optimizer.min_lr_ratio > 0:
-        yield UsageError(
-            "under DeepSpeed a linear schedule ends at 0, and `optimizer.min_lr_ratio` is "
-            f"{recipe.optimizer.min_lr_ratio}",
-            "`--set optimizer.schedule=cosine`, or `--set optimizer.min_lr_ratio=0`",
-        )
     if recipe.device == "cpu" or recipe.method == "command":
         return
     here, there = recipe.num_processes // recipe.num_machines, gpu_count()
@@ -133,16 +121,21 @@ def _packages(recipe: Recipe) -> Iterator[UsageError]:
     needed = {"trl": "'tunebench[train]'"} if recipe.method != "command" else {}
     if recipe.launcher in ("zero2", "zero3"):
         needed["deepspeed"] = "deepspeed"
-    if recipe.lora is not None:
+    if recipe.lora is not None or recipe.adapter is not None:
         needed["peft"] = "peft"
-        if recipe.lora.quantization == "4bit":
-            needed["bitsandbytes"] = "bitsandbytes"
-            if recipe.device == "cpu" or gpu_count() == 0:
-                yield UsageError(
-                    "`lora.quantization: 4bit` needs a GPU, and the recipe runs without one",
-                    "`--set lora.quantization=none`",
-                )
+    if recipe.lora is not None and recipe.lora.quantization == "4bit":
+        needed["bitsandbytes"] = "bitsandbytes"
+        if on_cpu(recipe):
+            yield UsageError(
+                "`lora.quantization: 4bit` needs a GPU, and the recipe runs without one",
+                "`--set lora.quantization=none`",
+            )
     if recipe.params.get("rollouts") == "vllm":
+        if on_cpu(recipe):
+            yield UsageError(
+                "`params.rollouts: vllm` shares a GPU with the training, and there is none",
+                "`--set params.rollouts=transformers`",
+            )
         needed["vllm"] = "'tunebench[vllm]'"
     for tracker in recipe.report_to:
         if tracker not in _TRACKERS:

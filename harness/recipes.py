@@ -33,7 +33,7 @@ Take = Annotated[float, Field(gt=0)]
 _FORBID = ConfigDict(extra="forbid", frozen=True)
 _GUIDE = "docs/trainers.md shows a recipe"
 # Fields of `Recipe` that are looked up rather than written.
-_LOOKED_UP = {"model_path", "model_revision", "trust_remote_code", "template"}
+_LOOKED_UP = {"model_path", "model_revision", "adapter", "trust_remote_code", "template"}
 
 
 class Own(BaseModel):
@@ -124,6 +124,7 @@ class Asked:
             **{**given, "model": model.name, "params": self.shape.params.model_dump()},
             model_path=model.path,
             model_revision=model.revision,
+            adapter=model.adapter,
             trust_remote_code=model.trust_remote_code,
             template="own" if isinstance(template, Own) else template or self._usual_template(),
             optimizer=_value(Optimizer, self.shape.optimizer),
@@ -312,7 +313,10 @@ def usage_error(error: ValidationError, shape: type[BaseModel], source: str) -> 
     if first["type"] == "missing":
         return UsageError(f"`{path}` is missing in {source}", f"add `{place[-1]}: …`")
     said = first["msg"][0].lower() + first["msg"][1:]
-    return UsageError(f"`{path}` in {source} is {first['input']!r}: {said}", "correct the value")
+    hint = "correct the value"
+    if first["type"] == "tuple_type":
+        said, hint = "that is no list", f"`{place[-1]}: [{first['input']}]`"
+    return UsageError(f"`{path}` in {source} is {first['input']!r}: {said}", hint)
 
 
 def field_type(shape: type[BaseModel], path: str, source: str) -> Any:

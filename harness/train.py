@@ -7,6 +7,7 @@ run again and goes on from its last checkpoint; one that is done is shown, not r
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +19,7 @@ from harness.outcome import not_trained
 from harness.provenance import provenance
 from harness.recipes import Asked
 from harness.session import Listener, Silent
-from harness.trainer import CHECKPOINT
+from harness.trainer import CHECKPOINT, START
 from harness.training_plan import Options, Prepared, prepared, steps_of
 from harness.training_process import Meeting, StepReader, gpu_count, train
 from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
@@ -124,11 +125,10 @@ def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) 
     folder = runs.folder_of(home, run.run_id)
     begun = time.monotonic()
     progress = _Progress(run, ready, listener)
-    cpu = ready.recipe.device == "cpu" or gpu_count() == 0
     try:
         if not (folder / CHECKPOINT).is_dir():  # or it was killed right before its end
             meeting = meeting_of(ready.asked)
-            train(ready.recipe, folder, meeting, cpu=cpu, hold=[lock], tell=progress.step)
+            train(ready.recipe, folder, meeting, hold=[lock], tell=progress.step)
         if not (folder / CHECKPOINT).is_dir():
             raise WorkerError(
                 f"the trainer ended and left no `{CHECKPOINT}/`",
@@ -141,6 +141,8 @@ def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) 
     except BenchError as error:
         listener.note(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
         return _ended(home, run, begun, error)
+    if not (folder / CHECKPOINT / "adapter_config.json").exists():
+        shutil.rmtree(folder / START, ignore_errors=True)  # only adapters stand on it
     done = replace(run, flags=(*run.flags, *not_trained(folder, ready.asked.trainer)))
     return _ended(home, done, begun, None)
 
@@ -155,8 +157,7 @@ def _joined(home: Path, ready: Prepared, listener: Listener) -> Run:
             if other.status == "running":
                 listener.note(f"machine {meeting.rank} takes part in {other.run_id}")
                 folder = runs.folder_of(home, other.run_id)
-                cpu = ready.recipe.device == "cpu" or gpu_count() == 0
-                train(ready.recipe, folder, meeting, cpu=cpu, hold=(), tell=lambda step: None)
+                train(ready.recipe, folder, meeting, hold=(), tell=lambda step: None)
                 return replace(runs.read_manifest(folder), status="done")
         time.sleep(1.0)
     raise WorkerError(
@@ -221,7 +222,9 @@ def register(home: Path, run: Run, spec: ModelSpec, name: str, listener: Listene
     """Enter the checkpoint of a training of `spec` under a name."""
     checkpoint = runs.folder_of(home, run.run_id) / CHECKPOINT
     entry: JSON = {"path": str(checkpoint), "parent": spec.name, "run": run.run_id}
-    if (checkpoint / "adapter_config.json").exists():
+    if (checkpoint / "adapter_config.json").exists() and spec.adapter is not None:
+        entry |= {"path": str(checkpoint.with_name(START)), "adapter": str(checkpoint)}
+    elif (checkpoint / "adapter_config.json").exists():
         base = {"path": spec.path, "adapter": str(checkpoint)}
         entry |= base | ({"revision": spec.revision} if spec.revision else {})
         if spec.revision and os.path.isabs(spec.path):

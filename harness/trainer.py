@@ -10,6 +10,7 @@ process alike, and is known by files alone:
     checkpoint/    out: the trained model with its tokenizer (or adapter), complete when it is there
     checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
     check.json     in: what `trainers.checking` counted before
+    start/         in: the start model with its adapter merged into it, where it had one
     outcome.json   out: {"weights_changed": true, false or null where it cannot be told}
     failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
@@ -41,6 +42,7 @@ TRAIN = "train.jsonl"
 STEPS = "steps.jsonl"
 CHECKPOINT = "checkpoint"
 CHECKPOINTS = "checkpoints"
+START = "start"
 OVERLAP = "overlap.jsonl"
 CHECK = "check.json"
 OUTCOME = "outcome.json"
@@ -81,7 +83,12 @@ class Trainer:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    return recipe_from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    """As resolved; once an adapter was merged, the model is the merged one."""
+    recipe = recipe_from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    if recipe.adapter is None or not (folder / START).is_dir():
+        return recipe
+    whole = str(folder / START)
+    return dataclasses.replace(recipe, model_path=whole, model_revision=None, adapter=None)
 
 
 def read_params(recipe: Recipe, trainer: Trainer) -> Any:

@@ -160,7 +160,7 @@ def _checked(home: Path, draft: Path, recipe: Recipe) -> JSON:
     if recipe.method == "command":
         return {}
     try:
-        return check(draft)
+        return check(recipe, draft)
     except WorkerError as error:
         if error.cause == "usage":
             raise UsageError(error.message, error.hint) from None

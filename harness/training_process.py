@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.errors import WorkerError
 from harness.launch import ended_on_exit, explain, start
 from harness.runs import WORKER_LOG, mend_tail
-from harness.trainer import CHECK, FAILURE, STEPS, WATCHED
+from harness.trainer import CHECK, FAILURE, START, STEPS, WATCHED
 from harness.types import JSON, Recipe
 
 TORCHRUN = "torch.distributed.run"
@@ -51,6 +51,11 @@ def gpu_count() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
+def on_cpu(recipe: Recipe) -> bool:
+    """Whether its processes see no GPU."""
+    return recipe.device == "cpu" or gpu_count() == 0
+
+
 def command(recipe: Recipe, folder: Path, meeting: Meeting) -> tuple[str, list[str]]:
     """Module and arguments that start all processes of this machine."""
     module = f"trainers.{recipe.method}"
@@ -69,7 +74,7 @@ def command(recipe: Recipe, folder: Path, meeting: Meeting) -> tuple[str, list[s
     return TORCHRUN, [*place, f"--nproc-per-node={here}", "-m", module, str(folder)]
 
 
-def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
+def variables(recipe: Recipe) -> dict[str, str | None]:
     """Of the environment: DeepSpeed on a CPU must be told, and must not look for a compiler; TRL
     would report each training to its makers."""
     given: dict[str, str | None] = {
@@ -77,17 +82,21 @@ def variables(recipe: Recipe, cpu: bool) -> dict[str, str | None]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+    cpu = on_cpu(recipe)
     if cpu:
         given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "CUDA_VISIBLE_DEVICES": ""}
+        # Left to itself, accelerate numbers CPUs as it does GPUs, and torch knows no place
+        # `cpu:0` to read an optimiser back to.
+        given |= {"ACCELERATE_TORCH_DEVICE": "cpu"}
     if recipe.launcher != "single" and cpu:
         given |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return given
 
 
-def check(folder: Path) -> JSON:
+def check(recipe: Recipe, folder: Path) -> JSON:
     """What `trainers.checking` finds. Raises WorkerError where the training cannot begin."""
     log = folder / WORKER_LOG
-    child = _started("trainers.checking", [str(folder)], log, {WATCHED: "1"})
+    child = _started("trainers.checking", [str(folder)], log, variables(recipe))
     with ended_on_exit(child):
         status = child.wait()
     if status != 0:
@@ -101,7 +110,6 @@ def train(
     folder: Path,
     meeting: Meeting,
     *,
-    cpu: bool,
     hold: Sequence[int],
     tell: Tell,
     look: Callable[[], None] | None = None,
@@ -117,9 +125,10 @@ def train(
         for old in folder.glob(FAILURE.format(rank="*")):
             old.unlink()
         mend_tail(folder / STEPS)
+        _merge(recipe, folder)
     steps = StepReader(folder)
     since = log.stat().st_size if log.exists() else 0
-    child = _started(module, arguments, log, variables(recipe, cpu), hold)
+    child = _started(module, arguments, log, variables(recipe), hold)
     with ended_on_exit(child):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -132,6 +141,19 @@ def train(
                 break
     if child.returncode != 0:
         raise failure(folder, child.returncode, "the training", log, since)
+
+
+def _merge(recipe: Recipe, folder: Path) -> None:
+    """Make whole weights of a model that is an adapter. Raises WorkerError."""
+    if recipe.adapter is None or (folder / START).is_dir():
+        return
+    log = folder / WORKER_LOG
+    since = log.stat().st_size if log.exists() else 0
+    child = _started("trainers.merging", [str(folder)], log, variables(recipe))
+    with ended_on_exit(child):
+        status = child.wait()
+    if status != 0:
+        raise failure(folder, status, "the merge of the adapter", log, since)
 
 
 def _started(

@@ -299,7 +299,8 @@ class Lora:
 class Recipe:
     """A training run as resolved: what a trainer reads from `recipe.json`.
 
-    model_path: folder or hub id of the start model. epochs or max_steps ends the training, what
+    model_path: folder or hub id of the start model. adapter: a LoRA folder that is merged into it
+    before training. epochs or max_steps ends the training, what
     comes first. global_batch_size: sequences of one optimiser step over all processes;
     micro_batch_size: of one forward on one process; accumulation follows from both and
     `num_processes` (of all machines together). max_length: tokens of prompt and completion;
@@ -313,6 +314,7 @@ class Recipe:
     model: str
     model_path: str
     model_revision: str | None = None
+    adapter: str | None = None
     trust_remote_code: bool = False
     chat_template: str = "model"
     pad_token: str | None = None

@@ -59,12 +59,14 @@ def prepared(folder: Path, recipe: Recipe) -> Path:
     """The folder of a training, as the command line would make it."""
     folder.mkdir(exist_ok=True)
     (folder / RECIPE).write_text(json.dumps(to_json(recipe)), encoding="utf-8")
-    lines = [
-        json.dumps({"prompt": sample.input, "sample": to_json(sample)})
-        for sample in short_samples(8)
-    ]
-    (folder / TRAIN).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [json.dumps(line) + "\n" for line in problem_lines(8)]
+    (folder / TRAIN).write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def problem_lines(n: int) -> list[JSON]:
+    """What train.jsonl holds of the samples."""
+    return [{"prompt": sample.input, "sample": to_json(sample)} for sample in short_samples(n)]
 
 
 def measured(folder: Path, metric: str) -> list[tuple[int, float]]:

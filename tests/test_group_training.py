@@ -225,6 +225,7 @@ def test_a_training_runs_from_its_folder(method: Any, tmp_path: Path) -> None:
         ({"num_generations": 1}, "`params.num_generations` is 1"),
         ({"epsilon": 1.5}, "`params.epsilon` is 1.5"),
         ({"reward": "medqa"}, "scores given choices"),
+        ({"vllm_memory_share": 1.5}, "`params.vllm_memory_share` is 1.5"),
     ],
 )
 def test_a_recipe_that_does_not_fit_together_is_refused(

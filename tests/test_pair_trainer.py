@@ -26,7 +26,7 @@ from tests.training import (  # noqa: E402
 from trainers import dpo, dpo_norm, losses  # noqa: E402
 from trainers.pair_trainer import PairTrainer  # noqa: E402
 from trainers.preferences import PairCollator, pairs, tokenized_pairs  # noqa: E402
-from trainers.tokenizing import Tokenizing  # noqa: E402
+from trainers.tokenizing import Counts, Tokenizing  # noqa: E402
 
 QUESTION = [{"role": "user", "content": "What is 2+2?"}]
 PAIR: JSON = {"prompt": "2+2=", "chosen": " 4", "rejected": " five of them"}
@@ -39,7 +39,7 @@ CHAT: JSON = {
 
 def tokenized(examples: list[JSON], **options: Any) -> list[Any]:
     tokenizing = Tokenizing(**({"tokenizer": tiny_tokenizer(), "max_length": 64} | options))
-    return list(pairs(examples, tokenizing))
+    return list(pairs(examples, tokenizing, Counts()))
 
 
 @pytest.mark.parametrize("example", [PAIR, CHAT], ids=["text", "chat"])
@@ -86,7 +86,7 @@ def test_a_batch_holds_the_chosen_answers_then_the_rejected_padded_on_the_right(
 
 def test_overlong_pairs_are_refused_dropped_whole_or_cut() -> None:
     long = {**PAIR, "rejected": " five" * 30}
-    with pytest.raises(DataError, match=r"1 pairs are longer than `max_length` 20"):
+    with pytest.raises(DataError, match=r"1 of 2 pairs are longer than `max_length` 20"):
         tokenized([PAIR, long], max_length=20)
     assert len(tokenized([PAIR, long], max_length=20, overlong="drop")) == 1
     kept = tokenized([PAIR, long], max_length=20, overlong="truncate")

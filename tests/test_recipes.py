@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_nearest(
         ({"optimizer.learning_rate": "fast"}, "`optimizer.learning_rate` in"),
         ({"method": "sftt"}, "unknown training method `sftt`"),
         ({"data.template": "alpacca"}, "`data.template` in"),
+        ({"lora.targets": "q_proj"}, "`lora.targets` in"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(settings: dict[str, str], message: str) -> None:
@@ -66,8 +68,6 @@ def test_a_value_that_cannot_be_is_refused(settings: dict[str, str], message: st
         ({"report_to": "[comet]"}, "unknown tracker `comet`"),
         ({"tasks": "[arithmetics]"}, "unknown task `arithmetics`"),
         ({"params.reduction": "sequence", "params.packing": "documents"}, "`params.reduction"),
-        ({"launcher": "zero2", "optimizer.schedule": "linear", "optimizer.min_lr_ratio": "0.1"},
-         "under DeepSpeed a linear schedule ends at 0"),
         ({"optimizer.warmup_ratio": "3"}, "`optimizer.warmup_ratio: 3.0` is no share"),
     ],
 )  # fmt: skip
@@ -78,6 +78,47 @@ def test_what_cannot_run_is_refused_before_it_starts(
         checked(**{key.replace(".", "__"): text for key, text in settings.items()})
     assert error.value.message.startswith(message)
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("tiny_grpo", "params__rollouts", "vllm", "`params.rollouts: vllm` shares a GPU"),
+        ("tiny_sft", "lora", "{quantization: 4bit}", "`lora.quantization: 4bit` needs a GPU"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_on_a_cpu(
+    name: str, key: str, value: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        checked(name, **{key: value})
+    assert error.value.message.startswith(message)
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("`--set ")
+
+
+def test_packages_that_a_recipe_needs_are_named_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = importlib.util.find_spec
+    gone = {"vllm", "deepspeed", "peft", "tensorboard"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in gone else there(name)
+    )
+    monkeypatch.setattr(recipe_check, "on_cpu", lambda recipe: False)
+    cases = {
+        "vllm": ("tiny_grpo", {"params__rollouts": "vllm"}, "`pip install 'tunebench[vllm]'`"),
+        "deepspeed": ("tiny_sft", {"launcher": "zero2"}, "`pip install deepspeed`"),
+        "peft": ("tiny_sft", {"lora": "{rank: 4}"}, "`pip install peft`"),
+        "tensorboard": ("tiny_sft", {"report_to": "[tensorboard]"}, "`pip install tensorboard`"),
+    }
+    for module, (name, settings, hint) in cases.items():
+        with pytest.raises(UsageError) as error:
+            checked(name, **settings)
+        assert (error.value.message, error.value.hint) == (
+            f"the recipe needs `{module}`",
+            hint,
+        )
 
 
 def test_fp16_with_all_weights_can_be_forced() -> None:

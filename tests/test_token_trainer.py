@@ -112,6 +112,38 @@ def test_four_micro_batches_of_one_give_the_gradient_of_one_of_four(
     assert (after["model.norm.weight"] - tiny().model.norm.weight).abs().max() > 1e-5
 
 
+def test_trls_own_loss_is_the_same_however_it_is_accumulated(tmp_path: Path) -> None:
+    """Of method `sft` with its usual reduction, in sequences of unequal length."""
+    from trl import SFTTrainer
+
+    steps = []
+    for size in (4, 1):
+        changes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size}
+        trainer = SFTTrainer(
+            model=tiny(),
+            args=sft_config(tmp_path, **changes),
+            train_dataset=demonstrations(8),
+            processing_class=tiny_tokenizer(),
+        )
+        steps.append(step(trainer))
+    assert steps[1][0] == pytest.approx(steps[0][0], rel=1e-5)
+    assert_close(steps[0][1], steps[1][1])
+
+
+def test_a_batch_holds_ids_labels_and_mask_padded_on_the_right(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, SPECS["sft"])
+    rows = [
+        {"input_ids": [1, 5, 6, 2], "labels": [-100, -100, 6, 2]},
+        {"input_ids": [1, 9], "labels": [-100, 9]},
+    ]
+    batch = {name: value.tolist() for name, value in trainer.data_collator(rows).items()}
+    assert batch == {
+        "input_ids": [[1, 5, 6, 2], [1, 9, 0, 0]],
+        "attention_mask": [[1, 1, 1, 1], [1, 1, 0, 0]],
+        "labels": [[-100, -100, 6, 2], [-100, 9, -100, -100]],
+    }
+
+
 def test_published_reduction_averages_micro_batches_whatever_they_hold(tmp_path: Path) -> None:
     cut = trainer_of(
         tmp_path,

@@ -79,27 +79,9 @@ def _optimizer(optimizer: Optimizer) -> JSON:
         "adam_epsilon": optimizer.eps,
         "max_grad_norm": optimizer.max_grad_norm,
         "warmup_steps": optimizer.warmup_ratio,  # below 1 it is a share of all steps
-        **_schedule(optimizer),
-    }
-
-
-def _schedule(optimizer: Optimizer) -> JSON:
-    """A schedule that ends at `min_lr_ratio` of the learning rate.
-
-    A polynomial of power 1 is a line; `linear` itself always ends at 0.
-    """
-    if optimizer.schedule == "constant":
-        return {"lr_scheduler_type": "constant_with_warmup", "lr_scheduler_kwargs": {}}
-    if optimizer.schedule == "cosine":
-        least = {"min_lr_rate": optimizer.min_lr_ratio}
-        return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": least}
-    if optimizer.min_lr_ratio == 0:
-        # The polynomial asks the optimizer for its defaults, which DeepSpeed's does not have.
-        return {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}}
-    end = optimizer.min_lr_ratio * optimizer.learning_rate
-    return {
-        "lr_scheduler_type": "polynomial",
-        "lr_scheduler_kwargs": {"power": 1.0, "lr_end": end},
+        # The schedule itself is ours (`optimizing.schedule`): transformers has no line that ends
+        # above 0 under DeepSpeed.
+        "lr_scheduler_type": "constant_with_warmup",
     }
 
 

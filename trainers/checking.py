@@ -12,6 +12,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from harness.errors import DataError, UsageError
 from harness.trainer import CHECK, read_examples, read_params, read_recipe
 from harness.types import JSON, Recipe
 from trainers.loading import check_targets, load_config, load_tokenizer
+from trainers.preferences import pairs
 from trainers.problems import read_problems
 from trainers.running import run
 from trainers.tokenizing import Counts, Tokenizing
@@ -34,6 +36,8 @@ def main(folder: Path) -> None:
     recipe = read_recipe(folder)
     config = load_config(recipe)
     _check_context(recipe, config)
+    if recipe.launcher in ("zero2", "zero3"):
+        _check_deepspeed()
     counts = _tokens(folder, recipe, load_tokenizer(recipe))
     found = {**dataclasses.asdict(counts), **_model(recipe, config), **_machine()}
     (folder / CHECK).write_text(json.dumps(found) + "\n", encoding="utf-8")
@@ -48,6 +52,23 @@ def _check_context(recipe: Recipe, config: Any) -> None:
         )
 
 
+def _check_deepspeed() -> None:
+    """Import it and have the one operator built that a training here needs: sums over processes on
+    CPUs. AdamW is torch's."""
+    try:
+        from deepspeed.comm.torch import build_shm_op
+
+        build_shm_op()
+    except (
+        Exception
+    ) as error:  # of any kind: no CUDA, no compiler, no ninja, an ABI that is not ours
+        raise UsageError(
+            f"DeepSpeed does not work here: {str(error).strip() or type(error).__name__}",
+            "`ds_report` says what it lacks (CUDA_HOME, ninja, a compiler); or "
+            "`--set launcher=ddp`",
+        ) from error
+
+
 def _tokens(folder: Path, recipe: Recipe, tokenizer: Any) -> Counts:
     trainer = registry.trainer(recipe.method)
     params = read_params(recipe, trainer)
@@ -59,24 +80,20 @@ def _tokens(folder: Path, recipe: Recipe, tokenizer: Any) -> Counts:
         train_on=getattr(params, "train_on", "completion"),
         eos=getattr(params, "eos", True),
     )
-    pairs = (pair for example in read_examples(folder) for pair in _pairs(example, trainer.data))
     if trainer.data == "problems":
         _check_prompts(folder, recipe, tokenizer, counts)
     else:
-        for _ in tokenizing.examples(pairs, counts):
+        examples = read_examples(folder)
+        made: Iterator[object] = tokenizing.examples(examples, counts)
+        if trainer.data == "preferences":
+            made = pairs(examples, tokenizing, counts)
+        for _ in made:  # counts as it goes, and raises
             pass
     if counts.kept == 0:
         raise DataError(
             f"no example fits into `max_length` {recipe.max_length}", "use a larger max_length"
         )
     return counts
-
-
-def _pairs(example: JSON, data: str) -> list[JSON]:
-    if data == "preferences":
-        answers = (example["chosen"], example["rejected"])
-        return [{"prompt": example["prompt"], "completion": answer} for answer in answers]
-    return [example]
 
 
 def _check_prompts(folder: Path, recipe: Recipe, tokenizer: Any, counts: Counts) -> None:

@@ -25,7 +25,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 def load_config(recipe: Recipe) -> Any:
-    return AutoConfig.from_pretrained(recipe.model_path, **_where(recipe))
+    return AutoConfig.from_pretrained(recipe.model_path, **where(recipe))
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
@@ -33,7 +33,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
     Raises UsageError where there is no pad token.
     """
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model_path, **_where(recipe))
+    tokenizer = AutoTokenizer.from_pretrained(recipe.model_path, **where(recipe))
     tokenizer.padding_side = "right"
     if recipe.chat_template == "none":
         tokenizer.chat_template = None
@@ -84,13 +84,14 @@ def load_model(recipe: Recipe, tokenizer: Any) -> Any:
 
 def start_model(recipe: Recipe, dtype: torch.dtype) -> Any:
     """The model that training starts from: read, or a copy of what the process has kept of it."""
-    where = (recipe.model_path, recipe.model_revision, dtype)
-    return keeping.copied(where, lambda: _read_model(recipe, dtype, {}))
+    assert recipe.adapter is None, "an adapter is merged before its model is loaded"
+    name = (recipe.model_path, recipe.model_revision, dtype)
+    return keeping.copied(name, lambda: _read_model(recipe, dtype, {}))
 
 
 def _read_model(recipe: Recipe, dtype: torch.dtype, quantization: dict[str, Any]) -> Any:
     loaded, report = AutoModelForCausalLM.from_pretrained(
-        recipe.model_path, dtype=dtype, output_loading_info=True, **quantization, **_where(recipe)
+        recipe.model_path, dtype=dtype, output_loading_info=True, **quantization, **where(recipe)
     )
     if missing := sorted(report["missing_keys"]):
         raise DataError(
@@ -144,7 +145,7 @@ def _is_linear(module: Any) -> bool:
     return "Linear" in type(module).__name__ or type(module).__name__ == "Conv1D"
 
 
-def _where(recipe: Recipe) -> dict[str, Any]:
+def where(recipe: Recipe) -> dict[str, Any]:
     return {"revision": recipe.model_revision, "trust_remote_code": recipe.trust_remote_code}
 
 

@@ -31,6 +31,8 @@ def adamw(model: nn.Module, optimizer: Optimizer) -> AdamW:
 
 
 def schedule(adamw: Any, optimizer: Optimizer, steps: int) -> LambdaLR:
+    """Its learning rate at each of the steps: warmed up, then constant, or falling on a line or a
+    cosine to `min_lr_ratio` of itself."""
     warmup = math.ceil(optimizer.warmup_ratio * steps)
     return LambdaLR(adamw, lambda step: _factor(step, steps, warmup, optimizer))
 

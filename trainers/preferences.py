@@ -15,7 +15,7 @@ from harness.errors import DataError
 from harness.trainer import read_examples
 from harness.types import JSON, Recipe
 from trainers.losses import IGNORED
-from trainers.tokenizing import Tokenizing, Tokens
+from trainers.tokenizing import Counts, Tokenizing, Tokens
 
 COLUMNS = ("chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels")
 
@@ -39,7 +39,7 @@ def tokenized_pairs(folder: Path, recipe: Recipe, tokenizer: object) -> Dataset:
     )
     rows = [
         (pair.chosen.ids, pair.chosen.labels, pair.rejected.ids, pair.rejected.labels)
-        for pair in pairs(read_examples(folder), tokenizing)
+        for pair in pairs(read_examples(folder), tokenizing, Counts())
     ]
     if not rows:
         raise DataError(
@@ -48,27 +48,31 @@ def tokenized_pairs(folder: Path, recipe: Recipe, tokenizer: object) -> Dataset:
     return Dataset.from_list([dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
-def pairs(examples: Iterable[JSON], tokenizing: Tokenizing) -> Iterator[Pair]:
+def pairs(examples: Iterable[JSON], tokenizing: Tokenizing, counts: Counts) -> Iterator[Pair]:
     """Raises DataError for an empty answer, and for pairs longer than `max_length` where that is
-    an error. A pair is dropped whole; cut, it goes where either answer loses all of its tokens."""
-    longest, overlong = 0, 0
+    an error. A pair is dropped whole; cut, it goes where either answer loses all of its tokens.
+
+    counts: of pairs, and of the tokens of both sides.
+    """
     for number, example in enumerate(examples, 1):
         pair = Pair(
             chosen=_answer(example, "chosen", tokenizing, number),
             rejected=_answer(example, "rejected", tokenizing, number),
         )
-        longest = max(longest, pair.length)
+        counts.examples += 1
+        counts.longest = max(counts.longest, pair.length)
         if pair.length > tokenizing.max_length:
-            overlong += 1
+            counts.overlong += 1
             kept = _shortened(pair, tokenizing)
             if kept is None:
                 continue
             pair = kept
+        counts.add(pair.chosen, pair.rejected)
         yield pair
-    if overlong and tokenizing.overlong == "error":
+    if counts.overlong and tokenizing.overlong == "error":
         raise DataError(
-            f"{overlong} pairs are longer than `max_length` {tokenizing.max_length}, the longest "
-            f"has {longest} tokens",
+            f"{counts.overlong} of {counts.examples} pairs are longer than `max_length` "
+            f"{tokenizing.max_length}, the longest has {counts.longest} tokens",
             "`--set overlong=drop`, `--set overlong=truncate`, or a larger max_length",
         )
 

@@ -15,11 +15,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers.integrations import deepspeed
 
@@ -36,21 +36,36 @@ class StartModel(Protocol):
         """Of the positions that count in the batch. policy: as wrapped for training."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptersOff:
-    """peft: the PEFT model inside all wrappers. A DDP wrapper does not have `disable_adapter`."""
+    """peft: the PEFT model inside all wrappers. A DDP wrapper does not have `disable_adapter`.
 
-    peft: Any
+    PEFT's own context inspects every layer before and after (3 % of a step of a small model) and
+    touches `requires_grad`; without gradients the switch of each layer is all that is needed.
+    """
+
+    def __init__(self, *, peft: Any) -> None:
+        self.modules = list(peft.modules())
+        self.layers = [each for each in self.modules if isinstance(each, BaseTunerLayer)]
 
     def reference(self, policy: Any, batch: Batch) -> Reference:
-        training = self.peft.training
-        self.peft.eval()
-        try:
-            with torch.no_grad(), self.peft.disable_adapter():
-                states = policy(**_inputs(batch), states_only=True).hidden
-        finally:
-            self.peft.train(training)
+        with torch.no_grad(), self._as_at_the_start():
+            states = policy(**_inputs(batch), states_only=True).hidden
         return Reference(hidden=_counted(states, batch))
+
+    @contextmanager
+    def _as_at_the_start(self) -> Iterator[None]:
+        training = [each.training for each in self.modules]
+        for module in self.modules:
+            module.training = False
+        for layer in self.layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer._disable_adapters = False
+            for module, held in zip(self.modules, training, strict=True):
+                module.training = held
 
 
 class FrozenCopy:

@@ -5,6 +5,7 @@ failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -70,6 +71,7 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
     from trainers.watching import forget_steps_after, last_checkpoint
 
     check_launcher(trainer.accelerator, recipe)
+    trainer.create_scheduler = functools.partial(_schedule, trainer, recipe)
     last = last_checkpoint(folder)
     step = 0 if last is None else int(last.name.rpartition("-")[2])
     if trainer.is_world_process_zero():
@@ -83,6 +85,17 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save(model, trainer.processing_class, folder, recipe, state)
     trainer.accelerator.wait_for_everyone()
+
+
+def _schedule(trainer: Any, recipe: Recipe, num_training_steps: int, optimizer: Any = None) -> Any:
+    """In place of the trainer's own: the schedules of recipes, the same under every launcher."""
+    from trainers.optimizing import schedule
+
+    if trainer.lr_scheduler is None:
+        held = trainer.optimizer if optimizer is None else optimizer
+        trainer.lr_scheduler = schedule(held, recipe.optimizer, num_training_steps)
+        trainer._created_lr_scheduler = True
+    return trainer.lr_scheduler
 
 
 def check_launcher(accelerator: Any, recipe: Recipe) -> None:

@@ -40,6 +40,12 @@ class Counts:
     learnt: int = 0
     longest: int = 0
 
+    def add(self, *sides: Tokens) -> None:
+        """An example that stays: one sequence, or the two of a pair."""
+        self.kept += 1
+        self.tokens += sum(len(side.ids) for side in sides)
+        self.learnt += sum(label != IGNORED for side in sides for label in side.labels)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenizing:
@@ -64,9 +70,7 @@ class Tokenizing:
                 tokens = self._cut(tokens)
                 if not any(label != IGNORED for label in tokens.labels):
                     continue
-            counts.kept += 1
-            counts.tokens += len(tokens.ids)
-            counts.learnt += sum(label != IGNORED for label in tokens.labels)
+            counts.add(tokens)
             yield tokens
         if counts.overlong and self.overlong == "error":
             raise DataError(

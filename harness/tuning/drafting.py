@@ -101,6 +101,11 @@ def _check_without_data(
     spec = models.resolve(models.model(asked.shape.model, home))
     recipe = training_plan.resolved(asked, spec)
     recipe_check.check(asked, recipe, spec)
+    if spec.adapter is not None:
+        raise UsageError(
+            f"`{spec.name}` is an adapter on `{spec.path}`, and trials share whole weights",
+            "merge it first (peft: `merge_and_unload`) and register the merged folder",
+        )
     for dimension in space:
         used.check_field(dimension.path)
     tried = _corners(name, options, space, search, {asked.shape.model: spec})

@@ -18,8 +18,8 @@ class TrainingHost:
     """given: variables of the environment. A process is started when the first training needs it,
     and again after one that ended."""
 
-    def __init__(self, given: Mapping[str, str | None], *, cpu: bool) -> None:
-        self._given, self._cpu = given, cpu
+    def __init__(self, given: Mapping[str, str | None]) -> None:
+        self._given = given
         self._child: Talking | None = None
 
     def train(self, recipe: Recipe, folder: Path, look: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class TrainingHost:
         else:
             self.close()
             alone = Meeting()
-            train(recipe, folder, alone, cpu=self._cpu, hold=(), tell=lambda step: None, look=look)
+            train(recipe, folder, alone, hold=(), tell=lambda step: None, look=look)
         look()
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class TrainingHost:
     def _serve(self, recipe: Recipe, folder: Path, look: Callable[[], None]) -> None:
         log = folder / WORKER_LOG
         if self._child is None:
-            given = {**variables(recipe, self._cpu), **self._given}
+            given = {**variables(recipe), **self._given}
             self._child = Talking(MODULE, log=log, variables=given)
         child, self._child = self._child, None  # until the training is done it may not go on
         try:

@@ -29,7 +29,6 @@ from harness import evaluate, runs, store
 from harness.engines.worker import Channel, end_with_parent
 from harness.errors import BenchError, WorkerError
 from harness.search import LOSS
-from harness.training_process import gpu_count
 from harness.tuning import objective
 from harness.tuning.opening import Bench
 from harness.tuning.places import Place
@@ -110,7 +109,7 @@ def work(job: Job, tell: Tell) -> None:
     with ExitStack() as stack:
         study = Study(job.home, plan)
         stack.enter_context(study.working())
-        host = stack.enter_context(closing(_host(job, plan)))
+        host = stack.enter_context(closing(TrainingHost(job.place.variables(job.place.train))))
         scoring = _scoring(job, plan, listener)
         if scoring is not None:
             stack.enter_context(scoring)
@@ -150,11 +149,6 @@ def _told(number: int, ended: Ended) -> JSON:
         "value": ended.value,
         "told": dict(ended.told),
     }
-
-
-def _host(job: Job, plan: Plan) -> TrainingHost:
-    cpu = plan.device == "cpu" or gpu_count() == 0
-    return TrainingHost(job.place.variables(job.place.train), cpu=cpu)
 
 
 def _scoring(job: Job, plan: Plan, listener: _Told) -> Scoring | None:
