@@ -65,7 +65,8 @@ class Data(BaseModel):
     columns: our name → theirs (prompt, completion, messages, chosen, rejected, system).
     template: `chat` where it is left out, for problems the prompt of the task that rewards. system:
     a message before all others. overlap: what to do where the data holds questions of the recipe's
-    `tasks`; `skip` does not look. empty: what to do with an empty completion."""
+    `tasks`; `skip` does not look. empty: what to do with an empty completion. shuffle_answers: give
+    each prompt the completion of another one, as a control that must not help."""
 
     model_config = _FORBID
 
@@ -77,6 +78,7 @@ class Data(BaseModel):
     seed: int = 42
     empty: Literal["error", "drop"] = "error"
     overlap: Literal["refuse", "allow", "skip"] = "refuse"
+    shuffle_answers: bool = False
 
     def all_sources(self) -> tuple[Source, ...]:
         mixed = (Source(path=path, take=take) for path, take in self.mixture.items())
