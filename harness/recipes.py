@@ -87,10 +87,12 @@ class Data(BaseModel):
 
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
-    judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
-    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip,
-    _port and machine_rank: where several machines meet, unless the environment says it
-    (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
+    judged on; outside: tasks that it was not trained for, for what was forgotten. gates: criteria
+    over them that must hold (docs/pipeline.md). evaluate_at: steps after which the checkpoint is
+    evaluated while the training runs, evaluate_steps: after every so many. allow_fp16: train
+    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip, _port and
+    machine_rank: where several machines meet, unless the environment says it (MASTER_ADDR,
+    MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 
@@ -99,6 +101,9 @@ class Shape(BaseModel):
     data: Data | None = None
     tasks: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    evaluate_at: tuple[int, ...] = ()
+    evaluate_steps: int = 0
     allow_fp16: bool = False
     search: Search | None = None
     main_process_ip: str | None = None

@@ -33,6 +33,7 @@ LAYERS = {
         "templates",
         "halves",
         "geometry",
+        "criteria",
     },
     2: {
         *("registry", "models", "model_registry", "model_check", "checkpoints"),
@@ -76,6 +77,10 @@ LAYERS = {
             "verdict",
             "pipeline",
             "room",
+            "stages",
+            "points",
+            "midway",
+            "gates",
             "recipe_gap",
             "embedded",
             "embedding_options",
