@@ -221,11 +221,11 @@ def _compared(
 ) -> list[Comparison]:
     """One family: p values are adjusted over all tasks of the point."""
     before = {of_task(run): run.run_id for run in base}
-    pairs = [(before[of_task(run)], run.run_id) for run in point.runs if not _is_index(run)]
+    pairs = [(before[of_task(run)], run.run_id) for run in point.runs if not is_index(run)]
     return compare.of_pairs(home, pairs, listener.note)
 
 
-def _is_index(run: Run) -> bool:
+def is_index(run: Run) -> bool:
     """Whether it measured the whole model, so that no question has a score to pair."""
     return "embedding" in run.protocol_parts
 
@@ -242,7 +242,7 @@ def _indices(home: Path, base: Sequence[Run], point: Point) -> tuple[Index, ...]
             tuned_run=run.run_id,
         )
         for run in point.runs
-        if _is_index(run)
+        if is_index(run)
     )
 
 

@@ -150,11 +150,17 @@ def read(name: str, settings: Mapping[str, str]) -> Asked:
     cannot have.
     """
     path, values = written(name, settings)
+    if values.pop("rungs", None):
+        raise UsageError(
+            f"`{path.stem}` is a ladder: its rungs are several trainings",
+            f"`bench train-then-eval {name}` climbs it; "
+            "`--set rungs=` takes the recipe without them",
+        )
     method = values.get("method")
     if not isinstance(method, str):
         raise UsageError(f"`{path}` names no method", "`method: sft`; see `bench trainers list`")
     trainer = registry.trainer(method)
-    shape = _validated(values, shape_of(trainer), str(path))
+    shape = validated(values, shape_of(trainer), str(path))
     _check_params(trainer, shape.params.model_dump())
     return Asked(name=path.stem, path=path, values=values, shape=shape, trainer=trainer)
 
@@ -176,7 +182,17 @@ def setting(value: Any) -> str:
 
 
 def names() -> list[str]:
-    """The recipes that ship with tunebench."""
+    """The recipes that ship with tunebench, without ladders."""
+    return [name for name in _files() if name not in ladders()]
+
+
+def ladders() -> list[str]:
+    """The ladders among them: recipes with rungs."""
+    texts = {name: find(name).read_text(encoding="utf-8") for name in _files()}
+    return [name for name, text in texts.items() if "\nrungs:" in text]
+
+
+def _files() -> list[str]:
     return sorted(path.stem for path in shipped(FOLDER).glob(f"*{SUFFIX}"))
 
 
@@ -187,7 +203,7 @@ def find(name: str) -> Path:
     known = shipped(FOLDER) / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
     if known.is_file():
         return known
-    hint = did_you_mean(name, names(), "`bench trainers list` names the recipes")
+    hint = did_you_mean(name, _files(), "`bench trainers list` names the recipes")
     raise UsageError(f"there is no recipe `{name}`", hint)
 
 
@@ -299,7 +315,8 @@ def _check_params(trainer: Trainer, params: JSON) -> None:
     trainer.params(**params)
 
 
-def _validated(values: JSON, shape: type[Shape], source: str) -> Any:
+def validated(values: JSON, shape: type[BaseModel], source: str) -> Any:
+    """Values as a checking model. Raises UsageError for the first key or value that is wrong."""
     try:
         return shape.model_validate(values)
     except ValidationError as error:

@@ -37,7 +37,7 @@ LAYERS = {
     },
     2: {
         *("registry", "models", "model_registry", "model_check", "checkpoints"),
-        *("recipes", "search", "training_data", "engine_choice", "hosting"),
+        *("recipes", "ladder_recipe", "search", "training_data", "engine_choice", "hosting"),
     },
     3: {
         "runs",
@@ -81,6 +81,9 @@ LAYERS = {
             "points",
             "midway",
             "gates",
+            "ladder",
+            "rungs",
+            "decisions",
             "recipe_gap",
             "embedded",
             "embedding_options",

@@ -10,9 +10,11 @@ import typer
 from harness.cli import output
 from harness.cli.evaluate import key_values, watched
 from harness.cli.history import comparison_table, margin_share
+from harness.cli.ladder import climb, evidence_text
 from harness.cli.options import AsJSON, DataRoot, Home
 from harness.cli.train import DryRun, Recipe, Settings
 from harness.cli.verdict import forgetting_table, group_table, question_table, show_forgetting
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +58,12 @@ def train_then_eval(
     offline_sample: Annotated[
         bool, typer.Option("--offline-sample", help="Ask the questions that ship with each task.")
     ] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="First rung of a ladder that is climbed.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Pay for the next rung of a ladder without asking.")
+    ] = False,
     dry_run: DryRun = False,
     data_root: DataRoot = None,
     home: Home = None,
@@ -63,10 +71,11 @@ def train_then_eval(
 ) -> None:
     """Evaluate the base, train, evaluate the checkpoints, and say if it helped.
 
+    A recipe with rungs is climbed as far as its criteria hold (docs/ladders.md).
     What is done already is found, not repeated. Exit status 3 where a gate does not hold or,
     without gates, any task is worse.
     """
-    from harness import evaluate, pipeline, runs
+    from harness import evaluate, ladder_recipe, pipeline, runs
 
     options = pipeline.Options(
         settings=key_values(settings or (), "optimizer.learning_rate=1e-5"),
@@ -89,6 +98,13 @@ def train_then_eval(
             home=home,
         ),
     )
+    if ladder_recipe.is_ladder(recipe, options.settings):
+        climb(recipe, options, start=start, yes=yes, dry_run=dry_run, as_json=as_json)
+        return
+    if yes or start:
+        raise UsageError(
+            f"`{'--yes' if yes else '--from'}`: `{recipe}` has no rungs", "leave it out"
+        )
     if dry_run:
         plan = pipeline.preview(recipe, options)
         output.print_json(plan) if as_json else _show_plan(plan)
@@ -147,15 +163,6 @@ def _gate_table(gates: Sequence[Gate]) -> tuple[list[str], list[list[object]]]:
     return ["gate", "holds", "evidence"], [
         [one.text, "yes" if one.holds else "no", evidence_text(one.evidence)] for one in gates
     ]
-
-
-def evidence_text(evidence: JSON) -> str:
-    """Each term of a criterion with its value."""
-    said = {True: "yes", False: "no"}
-    return ", ".join(
-        f"{term} {said[value] if isinstance(value, bool) else f'{value:.4g}'}"
-        for term, value in evidence.items()
-    )
 
 
 def _curve(done: Outcome) -> tuple[list[str], list[list[object]]]:
