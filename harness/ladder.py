@@ -268,12 +268,14 @@ class _Climb:
     def _decided(self, index: int, found: _Measured, earlier: Sequence[Decision]) -> Decision:
         step, price = self.ladder.steps[index], self.prices[index]
         top = index + 1 == len(self.ladder.steps)
+        own = [gate for outcome in found.outcomes for gate in outcome.gates]
+        holds = step.success.holds(found.facts) and all(gate.holds for gate in own)
         one = Decision(
             rung=index + 1,
             name=step.name,
             criterion=step.success.text,
-            holds=(holds := step.success.holds(found.facts)),
-            evidence=step.success.evidence(found.facts),
+            holds=holds,
+            evidence=step.success.evidence(found.facts) | {one.text: one.holds for one in own},
             decision="top" if holds else "stop",
             decided_by="criterion",
             decided_at=runs.now(),

@@ -20,11 +20,10 @@ from harness.errors import StoreError
 from harness.session import Listener
 from harness.stages import Stages, listed
 from harness.trainer import EVALUATE, SNAPSHOTS, STEPS
-from harness.training_process import gpu_count
+from harness.training_process import VISIBLE, own_gpus, visible_gpus
 from harness.types import JSON, ModelSpec, Recipe, Run
 
 EVALUATED = "evaluated.json"
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Midway:
@@ -103,10 +102,7 @@ def checkpoint(stages: Stages, trained: Run, step: int, path: Path) -> ModelSpec
 
 def spare_gpu(recipe: Recipe) -> str | None:
     """A GPU that the training leaves free, as CUDA names it; None where there is none."""
-    used = 0 if recipe.device == "cpu" else recipe.num_processes // recipe.num_machines
-    named = os.environ.get(_VISIBLE)
-    visible = [str(index) for index in range(gpu_count())] if named is None else named.split(",")
-    free = [one.strip() for one in visible if one.strip() not in ("", "-1")][used:]
+    free = visible_gpus()[len(own_gpus(recipe)) :]
     return free[0] if free else None
 
 
@@ -159,13 +155,13 @@ def _offered(folder: Path) -> list[tuple[int, Path]]:
 @contextlib.contextmanager
 def _on_gpu(name: str | None) -> Iterator[None]:
     """Workers that are started inside see that GPU alone: the others are busy with the training."""
-    before = os.environ.get(_VISIBLE)
+    before = os.environ.get(VISIBLE)
     if name is not None:
-        os.environ[_VISIBLE] = name
+        os.environ[VISIBLE] = name
     try:
         yield
     finally:
         if before is not None:
-            os.environ[_VISIBLE] = before
+            os.environ[VISIBLE] = before
         elif name is not None:
-            del os.environ[_VISIBLE]
+            del os.environ[VISIBLE]

@@ -42,7 +42,8 @@ class Outcome:
     domain: ids of the tasks that the training is for. points: the checkpoints in order of their
     steps, the final one last. comparison: the final one with the base, indices: the same for
     measures of whole models. best: the point with the highest mean score on these tasks, where that
-    is not the last; best_comparison: that one with the base. gates: criteria that were to hold.
+    is not the last; best_weights: its folder, None where it was not kept; best_comparison: that one
+    with the base. gates: criteria that were to hold.
     """
 
     base: tuple[Run, ...]
@@ -55,6 +56,7 @@ class Outcome:
     outside: tuple[Forgetting, ...] = ()
     sentences: tuple[str, ...] = ()
     best: Point | None = None
+    best_weights: Path | None = None
     best_comparison: tuple[Comparison, ...] = ()
     gates: tuple[Gate, ...] = ()
 
@@ -197,7 +199,8 @@ def _outcome(
 
 
 def _judged(home: Path, done: Outcome, plan: Stages, margin: float, listener: Listener) -> Outcome:
-    final = done.points[-1]
+    trained, final = done.trained, done.points[-1]
+    assert trained is not None
     found = _compared(home, done.base, final, listener)
     indices = _indices(home, done.base, final)
     far = [one for one in found if one.name not in done.domain]
@@ -211,6 +214,7 @@ def _judged(home: Path, done: Outcome, plan: Stages, margin: float, listener: Li
         outside=tuple(lost),
         sentences=three_sentences(found, lost) if found else (),
         best=other,
+        best_weights=curve.weights(home, trained, other) if other else None,
         best_comparison=tuple(_compared(home, done.base, other, listener)) if other else (),
         gates=gates.judged(plan.gates, gates.facts(found, lost, indices)),
     )
@@ -264,6 +268,7 @@ def as_json(home: Path, done: Outcome) -> JSON:
         "base": [run.run_id for run in done.base],
         "checkpoints": [curve.as_json(point) for point in done.points],
         "best": None if done.best is None else done.best.model,
+        "best_weights": None if done.best_weights is None else str(done.best_weights),
         "best_comparison": [compare.as_json(one) for one in done.best_comparison],
         "gates": [to_json(one) for one in done.gates],
         "passed": done.passed,

@@ -11,7 +11,7 @@ from harness.midway import of_task, score
 from harness.session import Listener
 from harness.stages import Stages
 from harness.task import Task
-from harness.trainer import CHECKPOINTS
+from harness.trainer import CHECKPOINT, CHECKPOINTS
 from harness.types import JSON, ModelSpec, Run
 
 
@@ -105,6 +105,13 @@ def write_curve(home: Path, trained: Run, points: Iterable[Point]) -> None:
     if midway.add_to_steps(home, trained, lines):
         # The history takes in a run again when its manifest is newer.
         runs.write_manifest(home, trained)
+
+
+def weights(home: Path, trained: Run, point: Point) -> Path | None:
+    """Where the weights of a point lie; None for a checkpoint that was not kept."""
+    folder = runs.folder_of(home, trained.run_id)
+    name = CHECKPOINT if point.step is None else f"{CHECKPOINTS}/checkpoint-{point.step}"
+    return folder / name if (folder / name).is_dir() else None
 
 
 def as_json(point: Point) -> JSON:

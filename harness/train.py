@@ -25,6 +25,7 @@ from harness.training_process import Meeting, StepReader, gpu_count, train
 from harness.types import JSON, ModelSpec, Recipe, Run, RunStatus, to_json
 
 MEETING_TIMEOUT_S = 600.0
+SETTLING_S = 5.0
 
 
 class Beside(Protocol):
@@ -75,6 +76,7 @@ def _begin(
         if other.status == "done":
             listener.note(f"trained already: {other.run_id} (--fresh trains anew)")
             return other, None
+        other = _settled(home, other)
         if other.status == "running":
             raise UsageError(
                 f"`{other.run_id}` is being trained by another process",
@@ -91,6 +93,16 @@ def _begin(
     lock = runs.create_with(home, asked, files)
     stack.callback(os.close, lock)
     return asked, lock
+
+
+def _settled(home: Path, run: Run) -> Run:
+    """The run once the processes of a killed command have let go of it, which takes a moment; one
+    that another command has is running still."""
+    deadline = time.monotonic() + SETTLING_S
+    while run.status == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        run = runs.read_manifest(runs.folder_of(home, run.run_id))
+    return run
 
 
 def new_run(ready: Prepared) -> Run:

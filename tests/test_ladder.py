@@ -99,6 +99,16 @@ def test_a_criterion_that_does_not_hold_ends_the_climb_with_3(home: Path) -> Non
     assert not any("-train-" in folder.name for folder in runs.run_folders(home))
 
 
+def test_a_gate_of_a_training_must_hold_beside_the_criterion(home: Path) -> None:
+    done = climb(home, "--from", "full", "--gate", "value(arithmetic) < 0.9", "--json")
+    assert done.exit_code == 3
+    (found,) = json.loads(done.stdout)["rungs"]
+    assert (found["holds"], found["evidence"]) == (
+        False,
+        {"better(arithmetic)": True, "value(arithmetic) < 0.9": False},
+    )
+
+
 def test_a_climb_may_begin_at_a_later_rung(home: Path) -> None:
     done = climb(home, "--from", "full", rungs=({**PAIR, "success": "better(arithmetic)"}, FULL))
     assert done.exit_code == 0

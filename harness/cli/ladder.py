@@ -90,7 +90,7 @@ def _rows(found: Ladder, prices: Sequence[Price]) -> list[list[object]]:
 
 
 def _show(done: Climbed) -> None:
-    print(output.render(_DECIDED, [_decided(one) for one in done.decisions]))
+    print(decision_table(done.decisions))
     for name, outcomes in done.outcomes.items():
         for outcome in outcomes:
             for sentence in outcome.sentences[:1]:
@@ -99,6 +99,10 @@ def _show(done: Climbed) -> None:
 
 
 _DECIDED = ("rung", "name", "criterion", "evidence", "holds", "decision")
+
+
+def decision_table(found: Sequence[Decision]) -> str:
+    return output.render(_DECIDED, [_decided(one) for one in found])
 
 
 def _decided(one: Decision) -> list[object]:

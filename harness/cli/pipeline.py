@@ -143,12 +143,18 @@ def _show(done: Outcome) -> None:
     if len(done.points) > 1:
         print("\n" + output.render(*_curve(done)))
     if done.best is not None:
-        print(f"\nbest of {len(done.points)} checkpoints on its tasks: {done.best.model}")
+        print(f"\nbest of {len(done.points)} checkpoints on its tasks: {_best_text(done)}")
         print(output.render(*comparison_table(done.best_comparison)))
     if done.outside:
         show_forgetting(done.outside, "table")
     if done.gates:
         print("\n" + output.render(*_gate_table(done.gates)))
+
+
+def _best_text(done: Outcome) -> str:
+    assert done.best is not None
+    place = done.best_weights or "its weights were not kept: see `keep_checkpoints`"
+    return f"{done.best.model} ({place})"
 
 
 def _index_table(found: Sequence[Index]) -> tuple[list[str], list[list[object]]]:
@@ -229,7 +235,7 @@ def _verdict_parts(found: Sequence[Comparison], done: Outcome) -> list[str]:
         parts += ["## Checkpoints", output.render(*_curve(done), "md")]
     if done.best is not None:
         parts += [
-            f"The best of {len(done.points)} checkpoints on its own tasks is `{done.best.model}`. "
+            f"The best of {len(done.points)} checkpoints on its own tasks is {_best_text(done)}. "
             "It was chosen by these very questions, which flatters it:",
             output.render(*comparison_table(done.best_comparison), "md"),
         ]
