@@ -230,7 +230,7 @@ class _Climb:
         if step.rung.compare is not None:
             self._compare(step.rung.compare, found)
         if step.rung.steer is not None and not found.failed:
-            self._steer(step.rung.steer, found)
+            self._steer(step, step.rung.steer, found)
         return found
 
     def _compare(self, pair: Compared, found: _Measured) -> None:
@@ -250,14 +250,13 @@ class _Climb:
                 was, now = score(self.home, a), score(self.home, b)
                 found.facts[of_task(b)] = {"base": was, "value": now, "delta": now - was}
 
-    def _steer(self, sweep: Sweep, found: _Measured) -> None:
+    def _steer(self, step: Step, sweep: Sweep, found: _Measured) -> None:
         from harness.steering.experiment import steer
-        from harness.steering.planning import SteerOptions
 
-        given = sweep.model_dump(exclude={"model", "lambdas"})
-        asked = self.options.evaluation
-        given["offline_sample"] = sweep.offline_sample or asked.offline_sample
-        options = SteerOptions(**given, data_root=asked.data_root, home=asked.home)
+        asked, own = self.options.evaluation, rungs.sweep_options(sweep, step.name)
+        offline = own.offline_sample or asked.offline_sample
+        root = own.data_root or asked.data_root
+        options = replace(own, offline_sample=offline, data_root=root, home=self.home)
         swept = steer(sweep.model, sweep.lambdas, options, self.told)
         found.run_ids.append(swept.run.run_id)
         if swept.run.status != "done":

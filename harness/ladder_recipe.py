@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,28 +60,13 @@ class Compared(BaseModel):
 
 
 class Sweep(BaseModel):
-    """`bench steer`, by its options. model: a pair, or two names with a comma between them."""
+    """`bench steer`. model: a pair, or two names with a comma between them. Its further options may
+    stand beside; `harness.rungs` checks them."""
 
-    model_config = _FORBID
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str
-    tasks: str = "aqi"
     lambdas: str = "0,0.25,0.5,0.75,1"
-    mode: Literal["sanity", "full"] = "sanity"
-    limit: int | None = None
-    layers: str = ""
-    vector: Literal["mean", "svd"] = "mean"
-    side: Literal["chosen", "rejected"] = "chosen"
-    vector_pooling: Literal["last", "mean"] = "last"
-    norm: Literal["keep", "free"] = "keep"
-    controls: int = 19
-    seeds: int = 3
-    prompts: str | None = None
-    texts: str | None = None
-    aqi_layers: str | None = None
-    pooling: str | None = None
-    reduction: str | None = None
-    offline_sample: bool = False
 
 
 class Rung(BaseModel):

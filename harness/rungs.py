@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import criteria, estimate, gates, models, recipes
 from harness.criteria import OF_INDICES, OF_SWEEPS, OF_TASKS
@@ -15,6 +17,9 @@ from harness.models import entries
 from harness.registry import tasks as find_tasks
 from harness.task import Task
 from harness.types import ModelSpec
+
+if TYPE_CHECKING:
+    from harness.steering.planning import SteerOptions
 
 INDICES = ("silhouette", "probe_auc")
 """Further measures of a sweep that may be compared along it; `aqi` is the separation, with its
@@ -92,22 +97,39 @@ def _named_model(name: str, there: set[str], home: Path, where: str) -> None:
 
 def _check_sweep(sweep: Sweep, there: set[str], home: Path, step: Step) -> None:
     from harness.steering.pair import find_pair
+    from harness.steering.planning import check_options
     from harness.steering.points import parse_lambdas
 
+    for package in ("numpy", "sklearn"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"the rung `{step.name}` steers, which needs `{package}`",
+                "`pip install 'tunebench[hf,steer]'`",
+            )
     parse_lambdas(sweep.lambdas)
-    if sweep.controls < 1 or sweep.seeds < 1:
-        raise UsageError(f"the rung `{step.name}` has no controls or seeds", "use 1 or more")
+    options = sweep_options(sweep, step.name)
+    check_options(options)
     names = [name.strip() for name in sweep.model.split(",")]
     for name in names:
         _check_model(name, there, home, step)
     if not set(names) & there:
         find_pair(sweep.model, home)
-    if sum(one.embedding is not None for one in find_tasks(sweep.tasks)) != 1:
+    if sum(one.embedding is not None for one in find_tasks(options.tasks)) != 1:
         raise UsageError(
-            f"`tasks: {sweep.tasks}` of the rung `{step.name}` does not name one task that takes "
+            f"`tasks: {options.tasks}` of the rung `{step.name}` does not name one task that takes "
             "activations",
             "add `aqi` or one of its variants",
         )
+
+
+def sweep_options(sweep: Sweep, name: str) -> SteerOptions:
+    """The options of `bench steer` that a rung gives."""
+    from harness.steering.planning import SteerOptions
+
+    given = sweep.model_extra or {}
+    shape = recipes.mirrored(SteerOptions)
+    checked = recipes.validated(given, shape, f"`steer` of the rung `{name}`")
+    return SteerOptions(**{key: getattr(checked, key) for key in given})
 
 
 def _words(step: Step, outside: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:

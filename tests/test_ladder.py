@@ -143,6 +143,14 @@ def test_a_stage_that_fails_ends_the_climb_with_1(home: Path) -> None:
             {"name": "sweep", "steer": {"model": "Base"}, "success": "monotone(aqi)"},
             "steering needs the pair",
         ),
+        (
+            {"name": "sweep", "steer": {"model": "Tiny", "mod": "full"}, "success": "rises(aqi)"},
+            "unknown key `mod`",
+        ),
+        (
+            {"name": "sweep", "steer": {"model": "Tiny", "mode": "x"}, "success": "rises(aqi)"},
+            "`--mode x` is unknown",
+        ),
     ],
 )
 def test_what_cannot_be_climbed_is_refused_before_the_first_stage(
