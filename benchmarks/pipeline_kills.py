@@ -1,16 +1,20 @@
 """Kill a pipeline with a real trainer at random moments, repeat the command, compare the end.
 
-    python -m benchmarks.pipeline_kills --kills 20 [--seed 1] [--minutes 4]
+    python -m benchmarks.pipeline_kills --kills 20 [--seed 1] [--minutes 4] [--engine mock]
 
 One uninterrupted `bench train-then-eval` gives the table that all others must end with. Then the
 same command is killed (SIGKILL, every other time the whole process group) and repeated: after one
-to three kills it is let to its end. What was complete before a kill must be untouched after it.
-A call with `--minutes` stops in time; a repeated one with the same `--home` adds to the figures.
+to four kills it is let to its end. What was complete before a kill must be untouched after it, and
+the trained weights must be those of the uninterrupted training, byte by byte. The trainer is always
+a real one; engine `mock` (which answers slowly) leaves more of the moments to it.
+A call with `--minutes` stops in time; a repeated one with the same `--home` adds to the figures,
+and so does one beside it with another `--seed`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -38,10 +42,14 @@ data: {sources: [{path: "tunebench:arithmetic_train.jsonl", split: train, take: 
 QUESTIONS = 60
 
 
+ENGINES = {"hf": [], "mock": ["--engine", "mock", "--engine-set", "delay_s=0.02"]}
+
+
 def command(place: Path, home: Path) -> list[str]:
     bench = [sys.executable, "-c", "from harness.cli.app import main; main()"]
     asked = ["train-then-eval", str(place / "killed.yaml"), "--limit", str(QUESTIONS)]
-    return [*bench, *asked, "--home", str(home), "--json"]
+    engine = ENGINES[(place / "engine").read_text()]
+    return [*bench, *asked, *engine, "--home", str(home), "--json"]
 
 
 def start(place: Path, home: Path) -> subprocess.Popen[str]:
@@ -71,7 +79,12 @@ def finished(place: Path, home: Path) -> JSON:
 def table(found: JSON) -> JSON:
     """What must come out the same: all numbers, without the ids of runs."""
     points = [(one["model"], one["step"], one["score"]) for one in found["checkpoints"]]
-    return {"comparison": found["comparison"], "points": json.loads(json.dumps(points))}
+    weights = Path(found["train"]["checkpoint"]) / "model.safetensors"
+    return {
+        "comparison": found["comparison"],
+        "points": json.loads(json.dumps(points)),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
 
 
 def killed(place: Path, home: Path, after_s: float, *, group: bool) -> bool:
@@ -116,7 +129,7 @@ def one_life(place: Path, expected: JSON, seconds: float, chance: random.Random)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     kills, repeated = [], 0
-    for _ in range(chance.randint(1, 3)):
+    for _ in range(chance.randint(1, 4)):
         after_s = chance.uniform(0.02, 0.98) * seconds
         before = complete(home)
         if killed(place, home, after_s, group=chance.random() < 0.5):
@@ -133,16 +146,26 @@ def one_life(place: Path, expected: JSON, seconds: float, chance: random.Random)
 
 
 def reference(place: Path) -> JSON:
+    """The table of an uninterrupted command, and its seconds; kept in the folder."""
     path = place / "reference.json"
-    if path.exists():
-        kept: JSON = json.loads(path.read_text())
-        return kept
-    (place / "killed.yaml").write_text(RECIPE)
-    home = place / "reference"
-    home.mkdir(exist_ok=True)
-    began = time.monotonic()
-    found = {"table": finished(place, home), "seconds": time.monotonic() - began, "lives": []}
-    path.write_text(json.dumps(found))
+    if not path.exists():
+        (place / "killed.yaml").write_text(RECIPE)
+        home = place / "reference"
+        home.mkdir(exist_ok=True)
+        began = time.monotonic()
+        found = {"table": finished(place, home), "seconds": time.monotonic() - began}
+        path.write_text(json.dumps(found))
+    kept: JSON = json.loads(path.read_text())
+    return kept
+
+
+def lives_of(place: Path) -> list[dict[str, Any]]:
+    """Of all seeds that were run in the folder."""
+    return [life for path in sorted(place.glob("lives-*.json")) for life in read_lives(path)]
+
+
+def read_lives(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     return found
 
 
@@ -150,28 +173,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=ENGINES, default="hf")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--home", type=Path, default=Path("/tmp/pipeline_kills"))
     asked = parser.parse_args()
-    asked.home.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    known = reference(asked.home)
-    lives: list[dict[str, Any]] = known["lives"]
-
-    def count() -> int:
-        return sum(len(life["kills"]) for life in lives)
-
-    while count() < asked.kills:
-        if (time.monotonic() - began) / 60 > asked.minutes - 2.5 * known["seconds"] / 60:
+    place = asked.home / f"seed-{asked.seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "engine").write_text(asked.engine)
+    known = reference(place)
+    kept = asked.home / f"lives-{asked.seed}.json"
+    while sum(len(life["kills"]) for life in read_lives(kept)) < asked.kills:
+        if time.monotonic() - began > asked.minutes * 60 - 2.5 * known["seconds"]:
             break
-        chance = random.Random(f"{asked.seed}:{len(lives)}")
-        lives.append(one_life(asked.home, known["table"], known["seconds"], chance))
-        (asked.home / "reference.json").write_text(json.dumps(known))
-        print(lives[-1], file=sys.stderr, flush=True)
+        done = read_lives(kept)
+        chance = random.Random(f"{asked.seed}:{len(done)}")
+        life = one_life(place, known["table"], known["seconds"], chance)
+        done.append({"engine": asked.engine, **life})
+        kept.write_text(json.dumps(done))
+        print(done[-1], file=sys.stderr, flush=True)
+    lives = lives_of(asked.home)
     record(
         "pipeline_kills",
         {
-            "kills": count(),
+            "kills": {
+                engine: sum(len(life["kills"]) for life in lives if life["engine"] == engine)
+                for engine in ENGINES
+            },
             "moments": sorted(moment for life in lives for moment in life["kills"]),
             "pipelines": len(lives),
             "same_final_table": sum(life["same_table"] for life in lives),
