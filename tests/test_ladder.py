@@ -239,7 +239,6 @@ def test_a_sweep_in_the_words_of_criteria() -> None:
 @pytest.mark.slow
 def test_the_tiny_ladder_is_climbed_to_its_top(tmp_path: Path) -> None:
     asked = Options(
-        settings={"rungs.1.set.max_steps": "20", "rungs.2.set.max_steps": "40"},
         checkpoints=False,
         evaluation=Evaluation(home=tmp_path, limit=200),
     )
