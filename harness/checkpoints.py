@@ -7,12 +7,12 @@ import json
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.finding import Finding
-from harness.types import JSON
+from harness.types import JSON, ModelSpec
 
 WHOLE_FILE_BYTES = 64 * 1024 * 1024
 BLOCK_BYTES = 16 * 1024
@@ -45,6 +45,14 @@ _DTYPE_BITS = {
 
 class TornFileError(Exception):
     """A weight file that is not whole; the message says in what."""
+
+
+def trained_from(base: ModelSpec, folder: Path, *, name: str, run_id: str) -> ModelSpec:
+    """The weights or the adapter in a folder as a model that a run trained from `base`."""
+    own = replace(base, name=name, parent=base.name, run=run_id, fingerprint="")
+    if (folder / "adapter_config.json").is_file():
+        return replace(own, adapter=str(folder))
+    return replace(own, path=str(folder), revision=None, adapter=None)
 
 
 def fingerprint(folder: Path) -> str:

@@ -26,7 +26,7 @@ from harness.errors import StoreError
 from harness.ingest import LOADING, Config, Connection, Say, load_all, store_error
 from harness.shipped import shipped
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every change of schema.sql, views.sql or the reference tables."""
 
 T = TypeVar("T")

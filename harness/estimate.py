@@ -16,6 +16,7 @@ from harness.errors import DataError, UsageError, did_you_mean
 from harness.footprint import Memory, Shape
 from harness.recipes import Asked
 from harness.training_data import resolve
+from harness.training_plan import steps_of
 from harness.types import JSON, Lora, ModelSpec, Recipe, Run, recipe_from_json
 
 USUAL_EFFICIENCY = 0.3
@@ -116,7 +117,7 @@ def estimate(recipe: Recipe, shape: Shape, work: Workload, cards: Gpus, speed: S
         hours=hours,
         usd=None if hours is None else hours * cards.usd_per_hour * cards.count,
         tokens=tokens,
-        disk_gb=footprint.checkpoint_gb(spread, shape),
+        disk_gb=footprint.checkpoint_gb(spread, shape, steps_of(spread, work.examples)),
         speed=speed,
         shape=shape,
         remedies=() if fits else tuple(_remedies(spread, shape, cards)),

@@ -124,9 +124,9 @@ def resume(wanted: str, home: Path | None = None, listener: Listener | None = No
     run = runs.find(home, wanted)
     if run.status == "done":
         return run
-    if run.kind == "steer":
+    if run.kind != "eval":
         raise UsageError(
-            f"`{run.run_id}` is a sweep", "repeat the `bench steer` command: it goes on by itself"
+            f"`{run.run_id}` is of kind {run.kind}", "repeat its command: it goes on by itself"
         )
     spec = place(find(run.model, home, run.engine), run.engine, run.engine_settings)
     if spec.fingerprint != run.model_fingerprint:

@@ -162,12 +162,16 @@ def training_tokens(recipe: Recipe, examples: int, tokens: float) -> float:
     return seen * each
 
 
-def checkpoint_gb(recipe: Recipe, shape: Shape) -> float:
-    """What the run leaves on disk: the trained weights, and each kept checkpoint with moments."""
+def checkpoint_gb(recipe: Recipe, shape: Shape, steps: int = 0, more: int = 0) -> float:
+    """What the run leaves on disk: the trained weights, and each kept checkpoint with moments.
+
+    steps: of the whole training, 0 where unknown. more: checkpoints beside those of `save_steps`.
+    """
     final = (2 if recipe.precision != "fp32" else 4) * shape.parameters
     if recipe.lora is not None:
         final = 4 * trained(recipe, shape)
-    kept = 0 if not recipe.save_steps else recipe.keep_checkpoints or 3
+    saved = (steps // recipe.save_steps if steps else 3) if recipe.save_steps else 0
+    kept = min(saved + more, recipe.keep_checkpoints or saved + more)
     return (final + kept * 12 * trained(recipe, shape)) / GB
 
 

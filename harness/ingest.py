@@ -93,11 +93,30 @@ _TRIAL_COLUMNS = {
 
 TRIALS = "trials.jsonl"
 
+_DECISION_COLUMNS = {
+    "rung": "INTEGER",
+    "name": "VARCHAR",
+    "criterion": "VARCHAR",
+    "holds": "BOOLEAN",
+    "evidence": "JSON",
+    "decision": "VARCHAR",
+    "decided_by": "VARCHAR",
+    "decided_at": "VARCHAR",
+    "hours": "DOUBLE",
+    "usd": "DOUBLE",
+    "next_rung": "VARCHAR",
+    "next_hours": "DOUBLE",
+    "next_usd": "DOUBLE",
+    "run_ids": "VARCHAR[]",
+}
+
 TABLES_OF_RUNS = (
-    *("runs", "measures", "samples", "grades", "steps", "trials", "overlap", "ingested"),
+    *("runs", "measures", "samples", "grades", "steps", "trials", "overlap", "decisions"),
+    *("ingested",),
 )
 
 GRADES = "grades.parquet"
+DECISIONS = "decisions.json"
 
 # One thread and small row groups: 14,000 samples need about 130 MB this way, 200 MB otherwise,
 # and are written no slower.
@@ -344,3 +363,7 @@ def _insert_files(db: Connection, folder: Path) -> None:
         source = _read_json(folder / OVERLAP, _OVERLAP_COLUMNS, "newline_delimited")
         names = ", ".join(_OVERLAP_COLUMNS)
         db.execute(f"INSERT INTO overlap SELECT {run_id}, {names} FROM {source}")
+    if (folder / DECISIONS).exists():
+        source = _read_json(folder / DECISIONS, _DECISION_COLUMNS, "array")
+        names = ", ".join(_DECISION_COLUMNS)
+        db.execute(f"INSERT INTO decisions SELECT {run_id}, {names} FROM {source}")

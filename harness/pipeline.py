@@ -6,59 +6,33 @@ on at the stage, and in it at the sample or training step, where it stopped: not
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import (
-    compare,
-    evaluate,
-    models,
-    room,
-    runs,
-    store,
-    train,
-    training_plan,
-)
+from harness import compare, evaluate, gates, midway, runs, stages, store, train, training_plan
+from harness import points as curve
 from harness.compare import Comparison
 from harness.errors import UsageError
-from harness.forgetting import MARGIN, Forgetting, forgetting
+from harness.forgetting import Forgetting, forgetting
 from harness.forgetting import as_json as lost_json
-from harness.registry import tasks as find_tasks
+from harness.gates import Gate, Index
+from harness.midway import of_task, score
+from harness.points import Point
 from harness.session import Listener, Silent
-from harness.task import Task
-from harness.trainer import CHECKPOINTS, START, STEPS
+from harness.stages import Options, Stages
 from harness.training_plan import Prepared
-from harness.types import JSON, ModelSpec, Run
+from harness.types import JSON, Run, to_json
 from harness.verdict import three_sentences
+
+__all__ = ["Options", "Outcome", "Point", "as_json", "train_then_eval"]
 
 VERDICT = "verdict.json"
 REPORT = "report.md"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """settings: recipe fields by dotted path. register: name of the tuned model, else the recipe's.
-    outside: tasks outside the training domain, beside those that the recipe names. checkpoints:
-    whether those on the way are evaluated too. evaluation: how to ask, for base and tuned alike."""
-
-    settings: Mapping[str, str] = field(default_factory=dict)
-    register: str | None = None
-    outside: tuple[str, ...] = ()
-    margin: float = MARGIN
-    checkpoints: bool = True
-    evaluation: evaluate.Options = evaluate.Options()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One checkpoint with its evaluations. step None: the final one."""
-
-    model: str
-    step: int | None
-    runs: tuple[Run, ...]
-    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +40,10 @@ class Outcome:
     """What came of it. trained: None where the base could not be evaluated.
 
     domain: ids of the tasks that the training is for. points: the checkpoints in order of their
-    steps, the final one last. comparison: the final one with the base. best: the point with the
-    highest mean score on these tasks, where that is not the last; best_comparison: that one with
-    the base.
+    steps, the final one last. comparison: the final one with the base, indices: the same for
+    measures of whole models. best: the point with the highest mean score on these tasks, where that
+    is not the last; best_weights: its folder, None where it was not kept; best_comparison: that one
+    with the base. gates: criteria that were to hold.
     """
 
     base: tuple[Run, ...]
@@ -76,11 +51,21 @@ class Outcome:
     model: str
     domain: tuple[str, ...]
     points: tuple[Point, ...]
-    comparison: tuple[Comparison, ...]
-    outside: tuple[Forgetting, ...]
-    sentences: tuple[str, ...]
-    best: Point | None
-    best_comparison: tuple[Comparison, ...]
+    comparison: tuple[Comparison, ...] = ()
+    indices: tuple[Index, ...] = ()
+    outside: tuple[Forgetting, ...] = ()
+    sentences: tuple[str, ...] = ()
+    best: Point | None = None
+    best_weights: Path | None = None
+    best_comparison: tuple[Comparison, ...] = ()
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds; without gates, whether no task is worse."""
+        if self.gates:
+            return all(gate.holds for gate in self.gates)
+        return not any(one.verdict == "worse" for one in self.comparison)
 
     @property
     def failed(self) -> str:
@@ -103,20 +88,6 @@ class Outcome:
         return [run for point in self.points for run in point.runs]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stages:
-    """A pipeline that was found sound. domain: the tasks that the training is for."""
-
-    model: str
-    base: ModelSpec
-    domain: tuple[Task, ...]
-    outside: tuple[Task, ...]
-
-    @property
-    def tasks(self) -> list[Task]:
-        return [*self.domain, *self.outside]
-
-
 def train_then_eval(name: str, options: Options, listener: Listener | None = None) -> Outcome:
     """Run every stage that is not done yet, and say whether the fine-tune helped.
 
@@ -125,152 +96,95 @@ def train_then_eval(name: str, options: Options, listener: Listener | None = Non
     """
     told = listener or Silent()
     home = runs.home_folder(options.evaluation.home)
-    training = training_plan.Options(
+    training = _training(name, options, home)
+    with training_plan.prepared(name, training, told) as ready, _alone(home, ready, training):
+        plan = stages.checked(name, ready, training, options, told)
+        told.note(f"1/4 evaluating {plan.base.name} on {stages.listed(plan.tasks)}")
+        base = evaluate.evaluate([plan.base], plan.tasks, options.evaluation, listener=told)
+        if any(run.status != "done" for run in base):
+            return _outcome(plan, base)
+        told.note(f"2/4 training {plan.model}")
+        beside = midway.Midway(home, plan, options.evaluation, told) if plan.evaluate else None
+        trained = train.train_prepared(ready, training, told, beside)
+        if trained.status != "done":
+            return _outcome(plan, base, trained)
+        told.note(f"3/4 evaluating {plan.model}")
+        found = _points(home, plan, trained, options, told)
+        done = _outcome(plan, base, trained, found)
+        if done.failed:
+            return done
+        told.note(f"4/4 comparing {plan.model} with {plan.base.name}")
+        judged = _judged(home, done, plan, options.margin, told)
+        _write_verdict(home, trained, judged)
+    store.sync(home, told.note)
+    return judged
+
+
+def preview(name: str, options: Options, listener: Listener | None = None) -> JSON:
+    """What `--dry-run` shows: all checks made, nothing started."""
+    told = listener or Silent()
+    home = runs.home_folder(options.evaluation.home)
+    training = _training(name, options, home)
+    with training_plan.prepared(name, training, told) as ready:
+        plan = stages.checked(name, ready, training, options, told)
+        return {
+            "recipe": ready.asked.name,
+            "base": plan.base.name,
+            "model": plan.model,
+            "method": ready.recipe.method,
+            "examples": len(ready.data.examples),
+            "steps": plan.steps,
+            "evaluate_at": list(plan.evaluate),
+            "tasks": [one.id for one in plan.domain],
+            "outside": [one.id for one in plan.outside],
+            "gates": [one.text for one in plan.gates],
+        }
+
+
+def _training(name: str, options: Options, home: Path) -> training_plan.Options:
+    return training_plan.Options(
         settings=options.settings,
         register=options.register or Path(name).stem,
         data_root=options.evaluation.data_root,
         home=home,
     )
-    with training_plan.prepared(name, training, told) as ready:
-        stages = _checked(name, ready, training, options, told)
-        told.note(f"1/4 evaluating {stages.base.name} on {_listed(stages.tasks)}")
-        base = evaluate.evaluate([stages.base], stages.tasks, options.evaluation, listener=told)
-        if any(run.status != "done" for run in base):
-            return _outcome(stages, base)
-        told.note(f"2/4 training {stages.model}")
-        trained = train.train_prepared(ready, training, told)
-    if trained.status != "done":
-        return _outcome(stages, base, trained)
-    told.note(f"3/4 evaluating {stages.model}")
-    points = list(_points(home, stages, trained, options, told))
-    done = _outcome(stages, base, trained, points)
-    if done.failed:
-        return done
-    told.note(f"4/4 comparing {stages.model} with {stages.base.name}")
-    _write_curve(home, trained, points)
-    judged = _judged(home, done, options.margin, told)
-    _write_verdict(home, trained, judged)
-    store.sync(home, told.note)
-    return judged
 
 
-def _checked(
-    name: str, ready: Prepared, training: training_plan.Options, options: Options, told: Listener
-) -> _Stages:
-    """What can be wrong with the evaluations, before the first stage."""
-    home, spec, shape = runs.home_folder(training.home), ready.spec, ready.asked.shape
-    _require_registered(spec, home)
-    domain = _found(shape.tasks)
-    known = {one.id for one in domain}
-    named = _found((*shape.outside, *options.outside))
-    outside = [one for one in named if one.id not in known]
-    if not domain:
-        raise UsageError(
-            f"the recipe `{name}` names no task that the model will be judged on",
-            "add `tasks: [arithmetic]` to it, or `--set 'tasks=[arithmetic]'`",
-        )
-    with evaluate.planned([spec], [*domain, *outside], options.evaluation):
-        # Planning alone finds missing data, and options that a task cannot honour.
-        pass
-    room.require(home, ready.recipe, spec, told)
-    return _Stages(
-        model=str(training.register), base=spec, domain=tuple(domain), outside=tuple(outside)
-    )
-
-
-def _listed(tasks: Sequence[Task]) -> str:
-    return ", ".join(one.id for one in tasks)
-
-
-def _found(names: Sequence[str]) -> list[Task]:
-    return list(find_tasks(",".join(names))) if names else []
-
-
-def _require_registered(spec: ModelSpec, home: Path) -> None:
-    if spec.name.partition("/")[0] not in models.entries(home):
-        raise UsageError(
-            f"`{spec.name}` is not in the model registry, so the tuned model would have no parent",
-            f"`bench models add NAME --path {spec.path}`, then `model: NAME` in the recipe",
-        )
+@contextmanager
+def _alone(home: Path, ready: Prepared, training: training_plan.Options) -> Iterator[None]:
+    """One command at a time for one training: a second one would ask the base twice, and wait for
+    the same weights. Raises UsageError where another has it."""
+    place = runs.runs_folder(home) / f".pipeline-{ready.key[:16]}.lock"
+    with runs.writing(place):
+        held = os.open(place, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(held, 32, 0).decode().strip()
+            raise UsageError(
+                f"`{training.register}` is being trained and evaluated by process {owner} already",
+                "wait for its end: the same command then shows what it found",
+            ) from None
+        os.truncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(held)
 
 
 def _points(
-    home: Path, stages: _Stages, trained: Run, options: Options, listener: Listener
-) -> Iterator[Point]:
-    """Each kept checkpoint on the recipe's tasks, then the final one on all. All of them are asked
-    together: an engine that can serves them with one start."""
-    folder = runs.folder_of(home, trained.run_id)
-    last = train.last_step(folder)
-    kept = _kept(folder) if options.checkpoints else []
-    steps = [(step, path) for step, path in kept if step < last]
-    specs = [_checkpoint_spec(stages, trained, step, path) for step, path in steps]
-    final = models.model(stages.model, home)
-    asked = options.evaluation
-    found = evaluate.evaluate([*specs, final], stages.domain, asked, listener=listener)
-    size = len(stages.domain)
-    for index, (step, _) in enumerate(steps):
-        own = found[index * size : (index + 1) * size]
-        yield _point(home, specs[index].name, step, own, stages)
-    last_runs = found[-size:]
-    if stages.outside:
-        last_runs += evaluate.evaluate([final], stages.outside, asked, listener=listener)
-    yield _point(home, final.name, None, last_runs, stages)
-
-
-def _kept(folder: Path) -> list[tuple[int, Path]]:
-    """Whole checkpoints on the way, by step."""
-    found = [
-        (int(path.name.rpartition("-")[2]), path)
-        for path in (folder / CHECKPOINTS).glob("checkpoint-*")
-        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
-    ]
-    return sorted(found)
-
-
-def _checkpoint_spec(stages: _Stages, trained: Run, step: int, path: Path) -> ModelSpec:
-    """A checkpoint on the way as a model; an adapter stays on its base, or on what training made
-    of a base that is an adapter itself."""
-    own = replace(
-        stages.base,
-        name=f"{stages.model}@{step}",
-        parent=stages.base.name,
-        run=trained.run_id,
-        fingerprint="",
-    )
-    if (path / "adapter_config.json").is_file():
-        whole = path.parent.parent / START
-        if stages.base.adapter is not None:
-            own = replace(own, path=str(whole), revision=None)
-        return replace(own, adapter=str(path))
-    return replace(own, path=str(path), revision=None, adapter=None)
-
-
-def _point(
-    home: Path, model: str, step: int | None, found: Sequence[Run], stages: _Stages
-) -> Point:
-    domain = {one.id for one in stages.domain}
-    scores = [_score(home, run) for run in found if run.status == "done" and _task(run) in domain]
-    mean = sum(scores) / len(scores) if scores else 0.0
-    return Point(model=model, step=step, runs=tuple(found), score=mean)
-
-
-def _task(run: Run) -> str:
-    return f"{run.task}:{run.variant}" if run.variant else run.task
-
-
-def _score(home: Path, run: Run) -> float:
-    """The primary measure over all questions."""
-    path = runs.folder_of(home, run.run_id) / runs.MEASURES
-    measures = json.loads(path.read_text(encoding="utf-8"))
-    return next(
-        float(one["value"])
-        for one in measures
-        if one["metric"] == run.primary_metric and not one["group"]
-    )
+    home: Path, plan: Stages, trained: Run, options: Options, listener: Listener
+) -> list[Point]:
+    asked, every = options.evaluation, options.checkpoints
+    found = list(curve.points(home, plan, trained, asked, listener, checkpoints=every))
+    if all(run.status == "done" for point in found for run in point.runs):
+        curve.write_curve(home, trained, found)
+    return found
 
 
 def _outcome(
-    stages: _Stages,
+    plan: Stages,
     base: Sequence[Run],
     trained: Run | None = None,
     points: Sequence[Point] = (),
@@ -278,20 +192,17 @@ def _outcome(
     return Outcome(
         base=tuple(base),
         trained=trained,
-        model=stages.model,
-        domain=tuple(one.id for one in stages.domain),
+        model=plan.model,
+        domain=tuple(one.id for one in plan.domain),
         points=tuple(points),
-        comparison=(),
-        outside=(),
-        sentences=(),
-        best=None,
-        best_comparison=(),
     )
 
 
-def _judged(home: Path, done: Outcome, margin: float, listener: Listener) -> Outcome:
-    final = done.points[-1]
+def _judged(home: Path, done: Outcome, plan: Stages, margin: float, listener: Listener) -> Outcome:
+    trained, final = done.trained, done.points[-1]
+    assert trained is not None
     found = _compared(home, done.base, final, listener)
+    indices = _indices(home, done.base, final)
     far = [one for one in found if one.name not in done.domain]
     lost = forgetting(home, far, margin, listener.note)
     best = max(done.points, key=lambda point: point.score)
@@ -299,10 +210,13 @@ def _judged(home: Path, done: Outcome, margin: float, listener: Listener) -> Out
     return replace(
         done,
         comparison=tuple(found),
+        indices=indices,
         outside=tuple(lost),
-        sentences=three_sentences(found, lost),
+        sentences=three_sentences(found, lost) if found else (),
         best=other,
+        best_weights=curve.weights(home, trained, other) if other else None,
         best_comparison=tuple(_compared(home, done.base, other, listener)) if other else (),
+        gates=gates.judged(plan.gates, gates.facts(found, lost, indices)),
     )
 
 
@@ -310,28 +224,30 @@ def _compared(
     home: Path, base: Sequence[Run], point: Point, listener: Listener
 ) -> list[Comparison]:
     """One family: p values are adjusted over all tasks of the point."""
-    of_task = {_task(run): run.run_id for run in base}
-    pairs = [(of_task[_task(run)], run.run_id) for run in point.runs]
+    before = {of_task(run): run.run_id for run in base}
+    pairs = [(before[of_task(run)], run.run_id) for run in point.runs if not is_index(run)]
     return compare.of_pairs(home, pairs, listener.note)
 
 
-def _write_curve(home: Path, trained: Run, points: Sequence[Point]) -> None:
-    """The scores of the checkpoints as measures `eval/<task>` among the steps of the training."""
-    path = runs.folder_of(home, trained.run_id) / STEPS
-    last = train.last_step(path.parent)
-    known = set(path.read_text(encoding="utf-8").splitlines())
-    lines = [
-        json.dumps({"step": step, "epoch": 0.0, "metric": f"eval/{_task(run)}", "value": value})
-        for point in points
+def is_index(run: Run) -> bool:
+    """Whether it measured the whole model, so that no question has a score to pair."""
+    return "embedding" in run.protocol_parts
+
+
+def _indices(home: Path, base: Sequence[Run], point: Point) -> tuple[Index, ...]:
+    before = {of_task(run): run for run in base}
+    return tuple(
+        Index(
+            name=of_task(run),
+            metric=run.primary_metric,
+            base=score(home, before[of_task(run)]),
+            tuned=score(home, run),
+            base_run=before[of_task(run)].run_id,
+            tuned_run=run.run_id,
+        )
         for run in point.runs
-        for step, value in [(last if point.step is None else point.step, _score(home, run))]
-    ]
-    new = [line for line in lines if line not in known]
-    if new:
-        with runs.writing(path), path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in new))
-        # The history takes in a run again when its manifest is newer.
-        runs.write_manifest(home, trained)
+        if is_index(run)
+    )
 
 
 def _write_verdict(home: Path, trained: Run, done: Outcome) -> None:
@@ -347,14 +263,13 @@ def as_json(home: Path, done: Outcome) -> JSON:
         "failed": done.failed or None,
         "sentences": list(done.sentences),
         "comparison": [compare.as_json(one) for one in done.comparison],
+        "indices": [{**to_json(one), "delta": one.delta} for one in done.indices],
         "forgetting": [lost_json(one) for one in done.outside],
         "base": [run.run_id for run in done.base],
-        "checkpoints": [_point_json(point) for point in done.points],
+        "checkpoints": [curve.as_json(point) for point in done.points],
         "best": None if done.best is None else done.best.model,
+        "best_weights": None if done.best_weights is None else str(done.best_weights),
         "best_comparison": [compare.as_json(one) for one in done.best_comparison],
+        "gates": [to_json(one) for one in done.gates],
+        "passed": done.passed,
     }
-
-
-def _point_json(point: Point) -> JSON:
-    asked = [{"task": _task(run), "run_id": run.run_id, "status": run.status} for run in point.runs]
-    return {"model": point.model, "step": point.step, "score": point.score, "runs": asked}

@@ -65,7 +65,8 @@ class Data(BaseModel):
     columns: our name → theirs (prompt, completion, messages, chosen, rejected, system).
     template: `chat` where it is left out, for problems the prompt of the task that rewards. system:
     a message before all others. overlap: what to do where the data holds questions of the recipe's
-    `tasks`; `skip` does not look. empty: what to do with an empty completion."""
+    `tasks`; `skip` does not look. empty: what to do with an empty completion. shuffle_answers: give
+    each prompt the completion of another one, as a control that must not help."""
 
     model_config = _FORBID
 
@@ -77,6 +78,7 @@ class Data(BaseModel):
     seed: int = 42
     empty: Literal["error", "drop"] = "error"
     overlap: Literal["refuse", "allow", "skip"] = "refuse"
+    shuffle_answers: bool = False
 
     def all_sources(self) -> tuple[Source, ...]:
         mixed = (Source(path=path, take=take) for path, take in self.mixture.items())
@@ -85,10 +87,12 @@ class Data(BaseModel):
 
 class Shape(BaseModel):
     """What every recipe may have beside the fields of `Recipe`. tasks: what the model will be
-    judged on; outside: tasks that it was not trained for, for what was forgotten. allow_fp16: train
-    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip,
-    _port and machine_rank: where several machines meet, unless the environment says it
-    (MASTER_ADDR, MASTER_PORT, NODE_RANK)."""
+    judged on; outside: tasks that it was not trained for, for what was forgotten. gates: criteria
+    over them that must hold (docs/pipeline.md). evaluate_at: steps after which the checkpoint is
+    evaluated while the training runs, evaluate_steps: after every so many. allow_fp16: train
+    all weights in fp16 all the same. search: what `bench tune` varies. main_process_ip, _port and
+    machine_rank: where several machines meet, unless the environment says it (MASTER_ADDR,
+    MASTER_PORT, NODE_RANK)."""
 
     model_config = _FORBID
 
@@ -97,6 +101,9 @@ class Shape(BaseModel):
     data: Data | None = None
     tasks: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    evaluate_at: tuple[int, ...] = ()
+    evaluate_steps: int = 0
     allow_fp16: bool = False
     search: Search | None = None
     main_process_ip: str | None = None
@@ -144,11 +151,17 @@ def read(name: str, settings: Mapping[str, str]) -> Asked:
     cannot have.
     """
     path, values = written(name, settings)
+    if values.pop("rungs", None):
+        raise UsageError(
+            f"`{path.stem}` is a ladder: its rungs are several trainings",
+            f"`bench train-then-eval {name}` climbs it; "
+            "`--set rungs=` takes the recipe without them",
+        )
     method = values.get("method")
     if not isinstance(method, str):
         raise UsageError(f"`{path}` names no method", "`method: sft`; see `bench trainers list`")
     trainer = registry.trainer(method)
-    shape = _validated(values, shape_of(trainer), str(path))
+    shape = validated(values, shape_of(trainer), str(path))
     _check_params(trainer, shape.params.model_dump())
     return Asked(name=path.stem, path=path, values=values, shape=shape, trainer=trainer)
 
@@ -170,7 +183,17 @@ def setting(value: Any) -> str:
 
 
 def names() -> list[str]:
-    """The recipes that ship with tunebench."""
+    """The recipes that ship with tunebench, without ladders."""
+    return [name for name in _files() if name not in ladders()]
+
+
+def ladders() -> list[str]:
+    """The ladders among them: recipes with rungs."""
+    texts = {name: find(name).read_text(encoding="utf-8") for name in _files()}
+    return [name for name, text in texts.items() if "\nrungs:" in text]
+
+
+def _files() -> list[str]:
     return sorted(path.stem for path in shipped(FOLDER).glob(f"*{SUFFIX}"))
 
 
@@ -181,7 +204,7 @@ def find(name: str) -> Path:
     known = shipped(FOLDER) / f"{name.removesuffix(SUFFIX)}{SUFFIX}"
     if known.is_file():
         return known
-    hint = did_you_mean(name, names(), "`bench trainers list` names the recipes")
+    hint = did_you_mean(name, _files(), "`bench trainers list` names the recipes")
     raise UsageError(f"there is no recipe `{name}`", hint)
 
 
@@ -293,7 +316,8 @@ def _check_params(trainer: Trainer, params: JSON) -> None:
     trainer.params(**params)
 
 
-def _validated(values: JSON, shape: type[Shape], source: str) -> Any:
+def validated(values: JSON, shape: type[BaseModel], source: str) -> Any:
+    """Values as a checking model. Raises UsageError for the first key or value that is wrong."""
     try:
         return shape.model_validate(values)
     except ValidationError as error:

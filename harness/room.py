@@ -12,12 +12,19 @@ from harness.types import ModelSpec, Recipe
 
 
 def require(
-    home: Path, recipe: Recipe, spec: ModelSpec, listener: Listener, *, copies: int = 1
+    home: Path,
+    recipe: Recipe,
+    spec: ModelSpec,
+    listener: Listener,
+    *,
+    copies: int = 1,
+    steps: int = 0,
+    more: int = 0,
 ) -> None:
     """Raises UsageError where there is too little. copies: as many times of what one training
-    leaves."""
+    leaves. steps, more: as in `footprint.checkpoint_gb`."""
     try:
-        each_gb = footprint.checkpoint_gb(recipe, estimate.shape(spec, home))
+        each_gb = footprint.checkpoint_gb(recipe, estimate.shape(spec, home), steps, more)
     except UsageError as error:
         listener.note(f"room for checkpoints is not checked: {error.message}")
         return

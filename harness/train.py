@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from harness import models, runs, store
 from harness.errors import BenchError, UsageError, WorkerError
@@ -22,9 +23,17 @@ from harness.session import Listener, Silent
 from harness.trainer import CHECKPOINT, START
 from harness.training_plan import Options, Prepared, prepared, steps_of
 from harness.training_process import Meeting, StepReader, gpu_count, train
-from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
+from harness.types import JSON, ModelSpec, Recipe, Run, RunStatus, to_json
 
 MEETING_TIMEOUT_S = 600.0
+SETTLING_S = 5.0
+
+
+class Beside(Protocol):
+    """Who evaluates checkpoints while a training runs."""
+
+    def begin(self, run: Run, recipe: Recipe) -> None: ...
+    def look(self, run: Run) -> None: ...
 
 
 def train_recipe(name: str, options: Options, listener: Listener | None = None) -> Run:
@@ -34,11 +43,17 @@ def train_recipe(name: str, options: Options, listener: Listener | None = None) 
     """
     told = listener or Silent()
     with prepared(name, options, told) as ready:
+        if ready.asked.shape.evaluate_at or ready.asked.shape.evaluate_steps:
+            told.note(
+                "checkpoints are evaluated during a training by `bench train-then-eval` alone"
+            )
         return train_prepared(ready, options, told)
 
 
-def train_prepared(ready: Prepared, options: Options, told: Listener) -> Run:
-    """The same for a recipe that was checked already."""
+def train_prepared(
+    ready: Prepared, options: Options, told: Listener, beside: Beside | None = None
+) -> Run:
+    """The same for a recipe that was checked already. beside: looks at it meanwhile."""
     home = runs.home_folder(options.home)
     if ready.asked.shape.search is not None:
         told.note("`search` is left to `bench tune`: this is one training with the recipe's values")
@@ -49,7 +64,7 @@ def train_prepared(ready: Prepared, options: Options, told: Listener) -> Run:
         run, lock = _begin(home, ready, options, told, stack)
         if lock is None:
             return _registered(home, run, ready.spec, options, told)
-        ended = _work(home, run, ready, lock, told)
+        ended = _work(home, run, ready, lock, told, beside)
         return _registered(home, ended, ready.spec, options, told)
 
 
@@ -62,6 +77,7 @@ def _begin(
         if other.status == "done":
             listener.note(f"trained already: {other.run_id} (--fresh trains anew)")
             return other, None
+        other = _settled(home, other)
         if other.status == "running":
             raise UsageError(
                 f"`{other.run_id}` is being trained by another process",
@@ -78,6 +94,16 @@ def _begin(
     lock = runs.create_with(home, asked, files)
     stack.callback(os.close, lock)
     return asked, lock
+
+
+def _settled(home: Path, run: Run) -> Run:
+    """The run once the processes of a killed command have let go of it, which takes a moment; one
+    that another command has is running still."""
+    deadline = time.monotonic() + SETTLING_S
+    while run.status == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        run = runs.read_manifest(runs.folder_of(home, run.run_id))
+    return run
 
 
 def new_run(ready: Prepared) -> Run:
@@ -120,15 +146,25 @@ def new_run(ready: Prepared) -> Run:
     )
 
 
-def _work(home: Path, run: Run, ready: Prepared, lock: int, listener: Listener) -> Run:
+def _work(
+    home: Path, run: Run, ready: Prepared, lock: int, listener: Listener, beside: Beside | None
+) -> Run:
     """Train, and write down how it ended."""
     folder = runs.folder_of(home, run.run_id)
     begun = time.monotonic()
     progress = _Progress(run, ready, listener)
     try:
         if not (folder / CHECKPOINT).is_dir():  # or it was killed right before its end
-            meeting = meeting_of(ready.asked)
-            train(ready.recipe, folder, meeting, hold=[lock], tell=progress.step)
+            if beside is not None:
+                beside.begin(run, ready.recipe)
+            train(
+                ready.recipe,
+                folder,
+                meeting_of(ready.asked),
+                hold=[lock],
+                tell=progress.step,
+                look=None if beside is None else lambda: beside.look(run),
+            )
         if not (folder / CHECKPOINT).is_dir():
             raise WorkerError(
                 f"the trainer ended and left no `{CHECKPOINT}/`",

@@ -11,6 +11,10 @@ process alike, and is known by files alone:
     checkpoints/   out: checkpoint-<step>, what a training goes on from after a kill
     check.json     in: what `trainers.checking` counted before
     start/         in: the start model with its adapter merged into it, where it had one
+    evaluate.json  in: {"steps", "wait"}: steps whose weights are wanted for an evaluation, and
+                   whether the training waits for it; absent where none are
+    snapshots/     out: checkpoint-<step>, those weights; whoever evaluates them takes the folder
+                   away and leaves checkpoint-<step>.done, which a waiting trainer looks for
     outcome.json   out: {"weights_changed": true, false or null where it cannot be told}
     failure-<rank>.json   out: {"cause", "message", "hint"} of an error that ended a process
 
@@ -46,6 +50,8 @@ START = "start"
 OVERLAP = "overlap.jsonl"
 CHECK = "check.json"
 OUTCOME = "outcome.json"
+EVALUATE = "evaluate.json"
+SNAPSHOTS = "snapshots"
 FAILURE = "failure-{rank}.json"
 POINTS = "points.json"
 HELD_OUT = "held_out.jsonl"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +69,28 @@ def resolve(asked: Asked, data_root: Path | None = None) -> TrainingData:
         _draw(source, data, asked, found, data_root)
     if not found.examples:
         raise DataError(f"the recipe `{asked.name}` has no example left", "take more rows")
+    if data.shuffle_answers:
+        found.examples = _shuffled(found.examples, asked, data.seed)
     return found
+
+
+def _shuffled(examples: list[Example], asked: Asked, seed: int) -> list[Example]:
+    """Each prompt with the completion of another one: in random order, every answer moves on."""
+    if asked.trainer.data != "demonstrations":
+        raise UsageError(
+            f"`data.shuffle_answers`: `{asked.trainer.name}` learns from {asked.trainer.data}, "
+            "which hold no completion of their own",
+            "take it out, or use a method that learns from demonstrations, such as `sft`",
+        )
+    if len(examples) < 2:
+        raise DataError("one example has no other answer to take", "take more rows")
+    order = list(range(len(examples)))
+    random.Random(seed).shuffle(order)
+    shuffled = list(examples)
+    for place, other in zip(order, [*order[1:], order[0]], strict=True):
+        given = {**examples[place].given, "completion": examples[other].given["completion"]}
+        shuffled[place] = replace(examples[place], given=given, answers=examples[other].answers)
+    return shuffled
 
 
 def _draw(

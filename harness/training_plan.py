@@ -57,7 +57,7 @@ def prepared(name: str, options: Options, listener: Listener) -> Iterator[Prepar
     spec = models.resolve(models.model(asked.shape.model, home))
     recipe = resolved(asked, spec)
     recipe_check.check(asked, recipe, spec)
-    _check_name(options.register, home)
+    check_name(options.register, home)
     data, flags, found = examples(asked, options, listener)
     with runs.draft(home, "train") as draft:
         digest = _write(draft, recipe, data, found)
@@ -90,7 +90,7 @@ def resolved(asked: Asked, spec: ModelSpec) -> Recipe:
     return recipe
 
 
-def _check_name(name: str | None, home: Path) -> None:
+def check_name(name: str | None, home: Path) -> None:
     """A name that is taken by something else than a training run is refused at the start."""
     if name is None:
         return

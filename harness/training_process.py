@@ -17,12 +17,13 @@ from pathlib import Path
 from harness.errors import WorkerError
 from harness.launch import ended_on_exit, explain, start
 from harness.runs import WORKER_LOG, mend_tail
-from harness.trainer import CHECK, FAILURE, START, STEPS, WATCHED
+from harness.trainer import CHECK, EVALUATE, FAILURE, START, STEPS, WATCHED
 from harness.types import JSON, Recipe
 
 TORCHRUN = "torch.distributed.run"
 POLL_S = 0.5
 LOOK_S = 0.02
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 Tell = Callable[[JSON], None]
 
@@ -38,17 +39,29 @@ class Meeting:
 
 
 def gpu_count() -> int:
-    """GPUs that a trainer would see: nvidia-smi's, or those that CUDA_VISIBLE_DEVICES leaves."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """GPUs that a trainer would see."""
+    return len(visible_gpus())
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA names them: nvidia-smi's, or those that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get(VISIBLE)
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     try:
         done = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+        return []
+    return [str(i) for i in range(sum(x.startswith("GPU ") for x in done.stdout.splitlines()))]
+
+
+def own_gpus(recipe: Recipe) -> list[str]:
+    """Those that the processes of this machine train on: the first ones."""
+    if recipe.device == "cpu":
+        return []
+    return visible_gpus()[: recipe.num_processes // recipe.num_machines]
 
 
 def on_cpu(recipe: Recipe) -> bool:
@@ -84,7 +97,7 @@ def variables(recipe: Recipe) -> dict[str, str | None]:
     }
     cpu = on_cpu(recipe)
     if cpu:
-        given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, "CUDA_VISIBLE_DEVICES": ""}
+        given |= {"DS_ACCELERATOR": "cpu", "CUDA_HOME": None, VISIBLE: ""}
         # Left to itself, accelerate numbers CPUs as it does GPUs, and torch knows no place
         # `cpu:0` to read an optimiser back to.
         given |= {"ACCELERATE_TORCH_DEVICE": "cpu"}
@@ -128,7 +141,10 @@ def train(
         _merge(recipe, folder)
     steps = StepReader(folder)
     since = log.stat().st_size if log.exists() else 0
-    child = _started(module, arguments, log, variables(recipe), hold)
+    given = variables(recipe)
+    if not on_cpu(recipe) and _leaves_a_gpu(folder):
+        given[VISIBLE] = ",".join(own_gpus(recipe))
+    child = _started(module, arguments, log, given, hold)
     with ended_on_exit(child):
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -154,6 +170,15 @@ def _merge(recipe: Recipe, folder: Path) -> None:
         status = child.wait()
     if status != 0:
         raise failure(folder, status, "the merge of the adapter", log, since)
+
+
+def _leaves_a_gpu(folder: Path) -> bool:
+    """Whether checkpoints are evaluated beside the training, on a GPU that it must not take."""
+    try:
+        order = json.loads((folder / EVALUATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return bool(order["steps"]) and not order["wait"]
 
 
 def _started(

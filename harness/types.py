@@ -14,7 +14,7 @@ JSON = dict[str, Any]
 
 RequestKind = Literal["generate", "choose", "loglikelihood", "rolling", "embed"]
 FinishReason = Literal["stop", "length", "scored"]
-RunKind = Literal["eval", "train", "tune", "steer", "import"]
+RunKind = Literal["eval", "train", "tune", "steer", "ladder", "import"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Launcher = Literal["single", "ddp", "zero2", "zero3", "fsdp"]

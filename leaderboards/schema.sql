@@ -8,7 +8,7 @@
 
 CREATE TABLE runs (
     run_id VARCHAR NOT NULL,        -- name of the run folder
-    kind VARCHAR NOT NULL,          -- eval, train, tune, steer, import
+    kind VARCHAR NOT NULL,          -- eval, train, tune, steer, ladder, import
     status VARCHAR NOT NULL,        -- running, done, failed, interrupted
     cause VARCHAR,                  -- label of a failure: out_of_memory, killed, import_error, …
     error VARCHAR,                  -- the sentence that the failure was reported with
@@ -132,6 +132,25 @@ CREATE TABLE trials (
     seconds DOUBLE,                 -- of the whole trial
     training_start_s DOUBLE,        -- from its beginning to the first training step
     engine_start_s DOUBLE           -- from asking its first evaluation to a model ready to answer
+);
+
+-- Between the rungs of a ladder: what was decided, and on which evidence.
+CREATE TABLE decisions (
+    run_id VARCHAR NOT NULL,        -- the run of the ladder
+    rung INTEGER,                   -- counted from 1
+    name VARCHAR,                   -- of the rung
+    criterion VARCHAR,              -- what had to hold, as it was written
+    holds BOOLEAN,
+    evidence JSON,                  -- each term of the criterion with its value
+    decision VARCHAR,               -- escalate, stop, wait (for consent), declined, top
+    decided_by VARCHAR,             -- criterion, --yes, asked
+    decided_at VARCHAR,             -- UTC, ISO 8601
+    hours DOUBLE,                   -- that this rung was expected to take
+    usd DOUBLE,
+    next_rung VARCHAR,              -- that was decided on, '' where there is none
+    next_hours DOUBLE,
+    next_usd DOUBLE,
+    run_ids VARCHAR[]               -- evaluations, trainings and sweeps of the rung
 );
 
 -- A copy of the registry, so that lineage can be asked for in SQL.

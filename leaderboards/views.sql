@@ -123,3 +123,13 @@ FROM placed AS m
 JOIN runs AS r ON r.run_id = m.run_id
 WHERE r.kind = 'steer'
 ORDER BY r.finished_at, r.run_id, control, steer_lambda, prompts, metric;
+
+-- How far each ladder was climbed: a row for each rung, with the evidence of its decision.
+CREATE VIEW ladders AS
+SELECT
+    r.recipe ->> '$.name' AS ladder, d.rung, d.name, d.criterion, d.holds, d.evidence, d.decision,
+    d.decided_by, d.decided_at, d.hours, d.usd, d.next_rung, d.next_hours, d.next_usd,
+    r.status, r.cause, d.run_id, d.run_ids
+FROM decisions AS d
+JOIN runs AS r ON r.run_id = d.run_id
+ORDER BY r.started_at, d.run_id, d.rung;

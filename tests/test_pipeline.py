@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_folder import write_checkpoint
+from pipeline_recipe import ASK, ASK_ARGUMENTS, FAILS, QUESTIONS, prepare, recipe
 from typer.testing import CliRunner
 
 from harness import models, pipeline, runs, store
@@ -18,59 +19,10 @@ from harness.evaluate import Options as Evaluation
 from harness.pipeline import Options, Outcome, train_then_eval
 from harness.types import JSON
 
-# Leaves a checkpoint with other weights, and one on the way at step 1.
-PROGRAM = """
-import json, pathlib, shutil, sys
-folder, model = map(pathlib.Path, sys.argv[1:3])
-for target, weights in (("checkpoints/checkpoint-1", "w1"), ("checkpoint", "w2")):
-    shutil.copytree(model, folder / target)
-    (folder / target / "generation_config.json").write_text(json.dumps({"of": weights}))
-print("step 1 loss 2.0", "step 2 loss 1.0", sep="\\n")
-"""
-FAILS = "import sys; print('CUDA out of memory'); sys.exit(1)"
-
-QUESTIONS = 40
-
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "home"
-    place.mkdir()
-    monkeypatch.setenv("BENCH_HOME", str(place))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setenv("AFTER", "right")
-    models.add("Base", {"path": str(write_checkpoint(tmp_path / "base"))}, place, replace=False)
-    return place
-
-
-def recipe(home: Path, program: str = PROGRAM, **changes: Any) -> str:
-    data = home / "train.jsonl"
-    data.write_text('{"prompt": "Say four.", "completion": "four"}\n')
-    values: JSON = {
-        "method": "command",
-        "model": "Base",
-        "device": "cpu",
-        "precision": "fp32",
-        "tasks": ["arithmetic"],
-        "data": {"sources": [{"path": str(data)}], "template": "question_only"},
-        "optimizer": {"learning_rate": 1e-3},
-        "max_steps": 2,
-        "params": {
-            "command": [sys.executable, "-c", program, "{folder}", "{model}"],
-            "step_pattern": r"step (?P<step>\d+) loss (?P<loss>\S+)",
-        },
-        **changes,
-    }
-    path = home / "mine.yaml"
-    path.write_text(json.dumps(values))
-    return str(path)
-
-
-ASK: JSON = {
-    "engine": "mock",
-    "limit": QUESTIONS,
-    "settings": {"answers": "pipeline_answers:answer"},
-}
+    return prepare(tmp_path, monkeypatch)
 
 
 def run(home: Path, name: str, **changes: Any) -> Outcome:
@@ -141,6 +93,10 @@ def test_tasks_outside_the_domain_are_judged_for_forgetting(home: Path) -> None:
         ({"tasks": ["arithmetik"]}, {}, "unknown task `arithmetik`"),
         ({}, {"outside": ("gsm9k",)}, "unknown task `gsm9k`"),
         ({"methd": "sft"}, {}, "unknown key `methd`"),
+        ({"gates": ["better(gsm8k)"]}, {}, "this evaluation will not measure `gsm8k`"),
+        ({}, {"gates": ("kept(arithmetic)",)}, "has no `kept` of `arithmetic`"),
+        ({}, {"gates": ("delta(arithmetic)",)}, "is a number, not yes or no"),
+        ({"evaluate_at": [1]}, {}, "a program of its own cannot be asked for checkpoints"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_stage(
@@ -168,9 +124,8 @@ def test_no_room_for_checkpoints_is_told_before(home: Path, tmp_path: Path) -> N
 
 def command(home: Path, *arguments: str) -> Any:
     name = recipe(home) if not (home / "mine.yaml").exists() else str(home / "mine.yaml")
-    given = ["--engine", "mock", "--engine-set", "answers=pipeline_answers:answer"]
-    limit = ["--limit", str(QUESTIONS), "--home", str(home)]
-    return CliRunner().invoke(app, ["train-then-eval", name, *given, *limit, *arguments])
+    asked = [*ASK_ARGUMENTS, "--home", str(home), *arguments]
+    return CliRunner().invoke(app, ["train-then-eval", name, *asked])
 
 
 def test_the_command_prints_json_and_writes_a_report(home: Path) -> None:
@@ -198,3 +153,36 @@ def test_a_failed_training_ends_with_1_and_is_in_the_report(home: Path) -> None:
     found = json.loads(done.stdout)
     assert (found["train"]["status"], found["comparison"]) == ("failed", [])
     assert "**Not finished:** the training" in Path(found["report"]).read_text(encoding="utf-8")
+
+
+def test_gates_decide_whether_the_exit_status_is_3(home: Path) -> None:
+    recipe(home, gates=["better(arithmetic) and delta(arithmetic) >= 0.5"])
+    held = command(home, "--json")
+    assert (held.exit_code, json.loads(held.stdout)["passed"]) == (0, True)
+    failed = command(home, "--gate", "value(arithmetic) < 1", "--json")
+    assert failed.exit_code == 3
+    found = json.loads(failed.stdout)
+    assert [(one["text"], one["holds"]) for one in found["gates"]] == [
+        ("better(arithmetic) and delta(arithmetic) >= 0.5", True),
+        ("value(arithmetic) < 1", False),
+    ]
+    assert found["gates"][1]["evidence"] == {"value(arithmetic)": 1.0}
+
+
+def test_a_dry_run_checks_everything_and_starts_nothing(home: Path) -> None:
+    done = command(home, "--dry-run", "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert (found["base"], found["model"], found["steps"]) == ("Base", "mine", 2)
+    assert runs.run_folders(home) == []
+
+
+def test_the_same_command_twice_at_once_is_refused(home: Path) -> None:
+    run(home, recipe(home))
+    (place,) = runs.runs_folder(home).glob(".pipeline-*.lock")
+    before = len(runs.run_folders(home))
+    with place.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="`mine` is being trained and evaluated by process"):
+            run(home, recipe(home))
+    assert len(runs.run_folders(home)) == before

@@ -17,8 +17,8 @@ import transformers
 
 from harness.types import Lora
 from tests import rl_parts
+from trainers.checkpoints import last_checkpoint
 from trainers.ppo_run import STATE, train
-from trainers.watching import last_checkpoint
 
 MEASURES = (
     *("reward", "reward_format", "reward_answer", "kl", "kl_coef", "entropy", "response_length"),

@@ -141,3 +141,19 @@ def test_a_task_that_asks_otherwise_than_the_training_is_noticed() -> None:
     assert training_data.template_mismatch(same, task, None) == ""
     assert "prompts begin with" in training_data.template_mismatch(other, task, None)
     assert "chat template" in training_data.template_mismatch(chat, task, None)
+
+
+def test_shuffled_answers_are_all_there_and_none_is_its_own(tmp_path: Path) -> None:
+    data = {"columns": {"prompt": "q", "completion": "a"}, "template": "question_only"}
+    kept = [one.given for one in resolved(tmp_path, ROWS, dict(data)).examples]
+    mixed = resolved(tmp_path, ROWS, {**data, "shuffle_answers": True}).examples
+    assert [one.given["prompt"] for one in mixed] == [one["prompt"] for one in kept]
+    answers = [one.given["completion"] for one in mixed]
+    assert sorted(answers) == sorted(one["completion"] for one in kept)
+    assert not any(new == old["completion"] for new, old in zip(answers, kept, strict=True))
+
+
+def test_answers_can_only_be_shuffled_where_each_prompt_has_one(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b"}] * 2
+    with pytest.raises(UsageError, match="`dpo` learns from preferences"):
+        resolved(tmp_path, rows, {"shuffle_answers": True}, method="dpo")

@@ -11,13 +11,15 @@ from accelerate import Accelerator
 
 from harness.trainer import CHECKPOINTS, read_recipe, write_step
 from harness.types import Recipe
+from trainers.checkpoints import last_checkpoint, mark_whole
 from trainers.loading import load_model, load_tokenizer
 from trainers.points import points_of
 from trainers.ppo import check
 from trainers.ppo_training import PPO
 from trainers.problems import read_problems
 from trainers.running import save
-from trainers.watching import forget_steps_after, last_checkpoint, mark_whole
+from trainers.snapshots import Snapshots
+from trainers.watching import forget_steps_after
 
 STATE = "ppo_state.pt"
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -38,14 +40,18 @@ def train(folder: Path) -> None:
     if points is not None:
         points.begin(ppo.steps, tokenizer)
     logged = kept = ppo.step
+    snapshots = Snapshots(folder)
     for measures in ppo.rounds():
         if accelerator.is_main_process and _due(logged, ppo.step, recipe.log_steps):
             write_step(folder, ppo.step, measures, ppo.epoch)
             accelerator.log(measures, step=ppo.step)
             logged = ppo.step
-        if _due(kept, ppo.step, recipe.save_steps):
+        wanted = snapshots.due(kept, ppo.step)
+        if wanted or _due(kept, ppo.step, recipe.save_steps):
             save_checkpoint(folder, ppo, tokenizer)
             kept = ppo.step
+        if wanted:
+            snapshots.offer(ppo.step, first=accelerator.is_main_process)
         if points is not None and points.at(ppo.step, ppo.actor.policy):
             break
     if accelerator.is_main_process and points is None:

@@ -68,7 +68,8 @@ def train(trainer: Any, recipe: Recipe, folder: Path) -> None:
 
     trainer: a `transformers.Trainer`.
     """
-    from trainers.watching import forget_steps_after, last_checkpoint
+    from trainers.checkpoints import last_checkpoint
+    from trainers.watching import forget_steps_after
 
     check_launcher(trainer.accelerator, recipe)
     trainer.create_scheduler = functools.partial(_schedule, trainer, recipe)

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from harness.trainer import CHECKPOINTS, STEPS, write_step
+from harness.trainer import STEPS, write_step
+from trainers.checkpoints import mark_whole
 from trainers.points import Points, points_of
+from trainers.snapshots import Snapshots
 
 NAMES = {"mean_token_accuracy": "token_accuracy"}
 # Sums over the whole run, which transformers logs at the end.
@@ -42,6 +44,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.snapshots = Snapshots(folder)
         self.learning_rate = 0.0
         self.tokens = 0.0
         self.skipped = self.skipped_in_a_row = 0
@@ -49,11 +52,15 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.points: Points | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        # Killed between its last checkpoint and the evaluation that it was for.
+        self._offer(state, args.process_index)
         self.points = points_of(self.folder, main=state.is_world_process_zero)
         if self.points is not None:
             self.points.begin(state.max_steps, parts["processing_class"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        if state.global_step in self.snapshots.steps:
+            control.should_save = True
         if self.points is not None and self.points.at(state.global_step, parts["model"]):
             control.should_training_stop = True
 
@@ -98,6 +105,12 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         mark_whole(self.folder, state.global_step, args.process_index, args.world_size)
+        self._offer(state, args.process_index)
+
+    def _offer(self, state: Any, process: int) -> None:
+        if state.global_step in self.snapshots.steps:
+            # Waiting is no training: it must not slow down the tokens per second.
+            self.began += self.snapshots.offer(state.global_step, first=process == 0)
 
 
 def measures_of(logs: dict[str, Any]) -> dict[str, float]:
@@ -114,27 +127,6 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def mark_whole(folder: Path, step: int, process: int, processes: int) -> None:
-    """Say that this process has written all of its part of a checkpoint."""
-    place = folder / CHECKPOINTS / f"checkpoint-{step}"
-    (place / f"whole-{process}-of-{processes}").touch()
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that every process wrote to its end."""
-    found = {
-        int(path.name.rpartition("-")[2]): path
-        for path in (folder / CHECKPOINTS).glob("checkpoint-*")
-        if is_whole(path)
-    }
-    return found[max(found)] if found else None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    marks = [path.name for path in checkpoint.glob("whole-*-of-*")]
-    return bool(marks) and len(marks) == int(marks[0].rpartition("-")[2])
 
 
 def forget_steps_after(folder: Path, step: int) -> None:

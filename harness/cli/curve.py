@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 72, 10
+BAR = 40
+EVAL = "eval/"
 
 
 def drawn(steps: Sequence[Mapping[str, float]]) -> str:
@@ -13,7 +15,20 @@ def drawn(steps: Sequence[Mapping[str, float]]) -> str:
     name = next((name for name in ("reward", "loss") if any(name in step for step in steps)), "")
     points = [(step["step"], step[name]) for step in steps if name in step]
     lines = [f"{name} over {points[-1][0]:,.0f} steps", *plot(points)] if points else []
+    for measure in sorted({key for step in steps for key in step if key.startswith(EVAL)}):
+        lines += _evaluated(measure, [(s["step"], s[measure]) for s in steps if measure in s])
     return "\n".join([*lines, *_ends(steps)])
+
+
+def _evaluated(name: str, points: Sequence[tuple[float, float]]) -> list[str]:
+    """A bar for each evaluation of a checkpoint: they are few, and far apart."""
+    most = max(value for _, value in points)
+    scale = BAR / most if most > 0 else 0.0
+    bars = [
+        f"{step:>10,.0f} │{'█' * round(max(value, 0.0) * scale):<{BAR}} {value:.4f}"
+        for step, value in sorted(points)
+    ]
+    return [f"{name} at {len(points)} step(s)", *bars]
 
 
 def plot(points: Sequence[tuple[float, float]]) -> list[str]:

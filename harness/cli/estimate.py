@@ -73,7 +73,7 @@ def estimate_json(one: Estimate) -> JSON:
 
 _COLUMNS = [
     *("GPUs", "launcher", "weights", "gradients", "optimizer", "activations", "reference"),
-    *("GB in all", "of", "fits", "hours", "USD", "GB on disk"),
+    *("GB in all", "of", "fits", "time", "USD", "GB on disk"),
 ]
 
 
@@ -85,9 +85,20 @@ def _row(one: Estimate) -> list[object]:
         *(f"{part:.1f}" for part in parts),
         f"{one.gpus.memory_gb:.0f}",
         "yes" if one.fits else "no",
-        *("" if value is None else f"{value:.1f}" for value in (one.hours, one.usd)),
+        "" if one.hours is None else _time(one.hours),
+        "" if one.usd is None else f"{one.usd:,.2f}",
         f"{one.disk_gb:.1f}",
     ]
+
+
+def _time(hours: float) -> str:
+    """
+    >>> _time(0.52), _time(20.1), _time(336)
+    ('31 min', '20.1 h', '14.0 days')
+    """
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def _say(found: Sequence[Estimate]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import curve, output
+from harness.cli.ladder import decision_table
 from harness.cli.options import AsJSON, Format, Home
 from harness.errors import BenchError, UsageError, did_you_mean
 
@@ -149,7 +150,7 @@ def list_runs(
 @runs_app.command()
 def show(run: RunId, as_json: AsJSON = False, home: Home = None) -> None:
     """What a run was asked, how it ended, its measures and the end of its log."""
-    from harness import runs
+    from harness import decisions, runs
     from harness.training_process import StepReader
     from harness.types import to_json
 
@@ -168,6 +169,8 @@ def show(run: RunId, as_json: AsJSON = False, home: Home = None) -> None:
         print("\n" + _measure_table(measures))
     if steps:
         print("\n" + curve.drawn(steps))
+    if found.kind == "ladder":
+        print("\n" + decision_table(decisions.read(folder)))
     if log and found.status != "done":
         print(f"\nend of {folder / runs.WORKER_LOG}:")
         print("\n".join(f"  {line}" for line in log))

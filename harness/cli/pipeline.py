@@ -10,17 +10,20 @@ import typer
 from harness.cli import output
 from harness.cli.evaluate import key_values, watched
 from harness.cli.history import comparison_table, margin_share
+from harness.cli.ladder import climb, evidence_text
 from harness.cli.options import AsJSON, DataRoot, Home
-from harness.cli.train import Recipe, Settings
+from harness.cli.train import DryRun, Recipe, Settings
 from harness.cli.verdict import forgetting_table, group_table, question_table, show_forgetting
+from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.compare import Comparison
     from harness.forgetting import Forgetting
+    from harness.gates import Gate, Index
     from harness.pipeline import Outcome
-    from harness.types import Run
+    from harness.types import JSON, Run
 
 _WORSE = 3
 
@@ -34,6 +37,10 @@ def train_then_eval(
     outside: Annotated[
         str, typer.Option(help="Tasks outside the training domain, beside the recipe's.")
     ] = "",
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help='Must hold, beside the recipe\'s: "not worse(mmlu)"; may be repeated.'),
+    ] = None,
     margin: Annotated[float, typer.Option(help="A loss over so many points matters there.")] = 1.0,
     only_last: Annotated[
         bool, typer.Option("--only-last", help="Do not evaluate checkpoints on the way.")
@@ -51,20 +58,30 @@ def train_then_eval(
     offline_sample: Annotated[
         bool, typer.Option("--offline-sample", help="Ask the questions that ship with each task.")
     ] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="First rung of a ladder that is climbed.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Pay for the next rung of a ladder without asking.")
+    ] = False,
+    dry_run: DryRun = False,
     data_root: DataRoot = None,
     home: Home = None,
     as_json: AsJSON = False,
 ) -> None:
     """Evaluate the base, train, evaluate the checkpoints, and say if it helped.
 
-    What is done already is found, not repeated. Exit status 3 where any task is worse.
+    A recipe with rungs is climbed as far as its criteria hold (docs/ladders.md).
+    What is done already is found, not repeated. Exit status 3 where a gate does not hold or,
+    without gates, any task is worse.
     """
-    from harness import evaluate, pipeline, runs
+    from harness import evaluate, ladder_recipe, pipeline, runs
 
     options = pipeline.Options(
         settings=key_values(settings or (), "optimizer.learning_rate=1e-5"),
         register=register,
         outside=tuple(name.strip() for name in outside.split(",") if name.strip()),
+        gates=tuple(gate or ()),
         margin=margin_share(margin),
         checkpoints=not only_last,
         evaluation=evaluate.Options(
@@ -81,6 +98,17 @@ def train_then_eval(
             home=home,
         ),
     )
+    if ladder_recipe.is_ladder(recipe, options.settings):
+        climb(recipe, options, start=start, yes=yes, dry_run=dry_run, as_json=as_json)
+        return
+    if yes or start:
+        raise UsageError(
+            f"`{'--yes' if yes else '--from'}`: `{recipe}` has no rungs", "leave it out"
+        )
+    if dry_run:
+        plan = pipeline.preview(recipe, options)
+        output.print_json(plan) if as_json else _show_plan(plan)
+        return
     with watched() as progress:
         done = pipeline.train_then_eval(recipe, options, progress)
     place = runs.home_folder(home)
@@ -94,23 +122,53 @@ def train_then_eval(
     if done.failed:
         output.say(done.failed)
         raise typer.Exit(1)
-    if any(one.verdict == "worse" for one in done.comparison):
+    if not done.passed:
         raise typer.Exit(_WORSE)
 
 
+def _show_plan(plan: JSON) -> None:
+    for name, value in plan.items():
+        print(f"{name:<12}  {output.cell(value)}".rstrip())
+
+
 def _show(done: Outcome) -> None:
-    if not done.comparison:
+    if not done.comparison and not done.indices:
         print(_scores_text(done.base, "table"))
         return
-    print("\n".join(done.sentences) + "\n")
-    print(output.render(*comparison_table(done.comparison)))
+    if done.comparison:
+        print("\n".join(done.sentences) + "\n")
+        print(output.render(*comparison_table(done.comparison)))
+    if done.indices:
+        print("\n" + output.render(*_index_table(done.indices)))
     if len(done.points) > 1:
         print("\n" + output.render(*_curve(done)))
     if done.best is not None:
-        print(f"\nbest of {len(done.points)} checkpoints on its tasks: {done.best.model}")
+        print(f"\nbest of {len(done.points)} checkpoints on its tasks: {_best_text(done)}")
         print(output.render(*comparison_table(done.best_comparison)))
     if done.outside:
         show_forgetting(done.outside, "table")
+    if done.gates:
+        print("\n" + output.render(*_gate_table(done.gates)))
+
+
+def _best_text(done: Outcome) -> str:
+    assert done.best is not None
+    place = done.best_weights or "its weights were not kept: see `keep_checkpoints`"
+    return f"{done.best.model} ({place})"
+
+
+def _index_table(found: Sequence[Index]) -> tuple[list[str], list[list[object]]]:
+    columns = ["index", "metric", "base", "tuned", "delta"]
+    return columns, [
+        [one.name, one.metric, *(f"{x:.4f}" for x in (one.base, one.tuned)), f"{one.delta:+.4f}"]
+        for one in found
+    ]
+
+
+def _gate_table(gates: Sequence[Gate]) -> tuple[list[str], list[list[object]]]:
+    return ["gate", "holds", "evidence"], [
+        [one.text, "yes" if one.holds else "no", evidence_text(one.evidence)] for one in gates
+    ]
 
 
 def _curve(done: Outcome) -> tuple[list[str], list[list[object]]]:
@@ -145,8 +203,12 @@ def report_text(recipe: str, done: Outcome) -> str:
         parts.append(f"**Not finished:** {done.failed}")
     if done.comparison:
         parts += _verdict_parts(done.comparison, done)
+    if done.indices:
+        parts += ["## Indices of the whole model", output.render(*_index_table(done.indices), "md")]
     if done.outside:
         parts += _forgetting_parts(done.outside)
+    if done.gates:
+        parts += ["## Gates", output.render(*_gate_table(done.gates), "md")]
     trained = done.trained
     assert trained is not None
     parts += [
@@ -173,7 +235,7 @@ def _verdict_parts(found: Sequence[Comparison], done: Outcome) -> list[str]:
         parts += ["## Checkpoints", output.render(*_curve(done), "md")]
     if done.best is not None:
         parts += [
-            f"The best of {len(done.points)} checkpoints on its own tasks is `{done.best.model}`. "
+            f"The best of {len(done.points)} checkpoints on its own tasks is {_best_text(done)}. "
             "It was chosen by these very questions, which flatters it:",
             output.render(*comparison_table(done.best_comparison), "md"),
         ]

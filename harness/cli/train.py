@@ -118,6 +118,7 @@ def list_trainers(format: Format = "table", as_json: AsJSON = False) -> None:
     print(output.render(["method", "data", "reference", "objective", "summary"], rows, format))
     if format == "table":
         output.say(f"recipes: {', '.join(recipes.names())}")
+        output.say(f"ladders: {', '.join(recipes.ladders())}")
 
 
 @trainers_app.command()
@@ -128,10 +129,12 @@ def show(
     """The parameters of a method with their defaults, or a recipe as it is written."""
     from harness import recipes, registry
 
-    if name in recipes.names() or Path(name).suffix == recipes.SUFFIX:
-        asked = recipes.read(name, {})
+    if name in (*recipes.names(), *recipes.ladders()) or Path(name).suffix == recipes.SUFFIX:
+        path, values = recipes.written(name, {})
+        if not values.get("rungs"):
+            recipes.read(name, {})
         if as_json:
-            output.print_json({"recipe": asked.name, "asked": asked.values})
+            output.print_json({"recipe": path.stem, "asked": values})
         else:
             print(recipes.find(name).read_text(encoding="utf-8"), end="")
         return

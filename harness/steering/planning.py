@@ -84,7 +84,7 @@ class Experiment:
 
 def checked(names: str, lambdas: str, options: SteerOptions, home: Path) -> Experiment:
     """Raises BenchError for whatever would stop the sweep later."""
-    _check_options(options)
+    check_options(options)
     strengths = parse_lambdas(lambdas)
     pair = find_pair(names, home)
     count, width = _size(pair)
@@ -117,7 +117,8 @@ def checked(names: str, lambdas: str, options: SteerOptions, home: Path) -> Expe
     )
 
 
-def _check_options(options: SteerOptions) -> None:
+def check_options(options: SteerOptions) -> None:
+    """Raises UsageError for an unknown word or a number that is too small."""
     known = {
         "mode": tuple(MODES),
         "vector": ("mean", "svd"),

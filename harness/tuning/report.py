@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from harness import compare, evaluate, models, recipes, runs
 from harness import train as training
+from harness.checkpoints import trained_from
 from harness.compare import Comparison
 from harness.errors import BenchError, WorkerError
 from harness.ingest import TRIALS
@@ -24,7 +25,6 @@ from harness.tuning import objective
 from harness.tuning.drafting import Drafted
 from harness.tuning.plan import BASE, Options, Plan
 from harness.tuning.plots import PLOTS, draw
-from harness.tuning.scoring import checkpoint
 from harness.tuning.space import settings
 from harness.tuning.study import Study, row
 from harness.types import JSON, ModelSpec, Run
@@ -145,7 +145,7 @@ def _models(home: Path, plan: Plan, best: JSON) -> tuple[ModelSpec, ModelSpec]:
     run_id = str(best["child_run_id"])
     place = runs.folder_of(home, run_id) / CHECKPOINT
     label = f"{plan.study}@{best['trial']}"
-    return base, checkpoint(base, place, name=label, run_id=run_id)
+    return base, trained_from(base, place, name=label, run_id=run_id)
 
 
 def as_json(done: Outcome) -> JSON:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -88,14 +88,6 @@ class Scoring:
         folder = runs.folder_of(self._home, run.run_id)
         kinds = _kinds(folder)
         return Worth(value=_primary(folder, run), start_s=self._host.start_s, **kinds)
-
-
-def checkpoint(base: ModelSpec, folder: Path, *, name: str, run_id: str) -> ModelSpec:
-    """The weights or the adapter in a folder as a model trained from `base`."""
-    own = replace(base, name=name, parent=base.name, run=run_id, fingerprint="")
-    if (folder / "adapter_config.json").is_file():
-        return replace(own, adapter=str(folder))
-    return replace(own, path=str(folder), revision=None, adapter=None)
 
 
 def _primary(folder: Path, run: Run) -> float:

@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 from harness import models, registry, runs
 from harness import train as training
+from harness.checkpoints import trained_from
 from harness.errors import BenchError, WorkerError
 from harness.outcome import not_trained
 from harness.search import LOSS
 from harness.trainer import ANSWERS, CHECKPOINT, REACHED, STEPS
 from harness.tuning.opening import Bench, begin, looks, prepared
 from harness.tuning.patience import Progress
-from harness.tuning.scoring import Worth, checkpoint
+from harness.tuning.scoring import Worth
 from harness.tuning.space import Point
 from harness.types import JSON, ModelSpec, Recipe, Run
 
@@ -132,7 +133,7 @@ class _Trial:
         assert self.bench.scoring is not None, "trials are judged by a task"
         name = f"{self.bench.plan.study}@{self.number}.{step}"
         base = self._base()
-        spec = checkpoint(base, place, name=name, run_id=self.run.run_id)
+        spec = trained_from(base, place, name=name, run_id=self.run.run_id)
         self.worth = self.bench.scoring.worth(spec)
         self.told.setdefault("engine_start_s", self.worth.start_s)
         return self.worth.value

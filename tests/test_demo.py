@@ -1,0 +1,34 @@
+"""What `make demo` promises: a real fine-tune is better, its control is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.evaluate import Options as Evaluation
+from harness.pipeline import Options, Outcome, train_then_eval
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def outcome(home: Path, recipe: str) -> Outcome:
+    """A part of the demo's training, on half of its questions."""
+    asked = Evaluation(home=home, limit=250)
+    given = Options(settings={"max_steps": "60"}, checkpoints=False, evaluation=asked)
+    return train_then_eval(recipe, given)
+
+
+def test_sft_of_the_embedded_model_is_better_beyond_doubt(home: Path) -> None:
+    (found,) = outcome(home, "tiny_sft").comparison
+    assert (found.name, found.verdict, found.p < 1e-6) == ("arithmetic", "better", True)
+
+
+def test_training_on_the_answers_of_other_questions_is_never_better(home: Path) -> None:
+    (found,) = outcome(home, "tiny_shuffled").comparison
+    assert (found.verdict == "better", found.delta < 0) == (False, True)
