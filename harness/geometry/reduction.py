@@ -68,12 +68,8 @@ def tsne(points: Points) -> Points:
 
 
 def _umap(reference: Points) -> Reduce:
-    try:
-        import umap
-    except ImportError:
-        raise UsageError(
-            "`--reduction umap` needs a package that is missing", "`pip install 'tunebench[umap]'`"
-        ) from None
+    import umap
+
     fitted = umap.UMAP(
         n_components=3, n_neighbors=15, min_dist=0.1, metric="cosine", random_state=_SEED
     ).fit(reference)
