@@ -279,3 +279,17 @@ def test_principal_components_are_fitted_once_and_reused() -> None:
     assert reduce(reference).shape == (30, 30)
     both = reduce(np.concatenate([reference, other]))
     assert both[30:] == pytest.approx(reduce(other))
+
+
+@pytest.mark.slow
+def test_umap_is_fitted_once_and_reused() -> None:
+    pytest.importorskip("umap", reason="pip install 'tunebench[umap]'")
+    generator = np.random.default_rng(8)
+    safe = np.arange(60) % 2 == 0
+    reference = generator.normal(size=(60, 20))
+    reference[safe] += 3.0
+    reduce = reduction("umap", reference)
+    placed = reduce(reference)
+    assert placed.shape == (60, 3)
+    assert reduce(reference).tolist() == placed.tolist()
+    assert indices(placed, safe).silhouette > 0.3
