@@ -12,7 +12,7 @@ from harness.steering.experiment import Swept, steer
 from harness.train import train_recipe
 from harness.training_plan import Options
 
-PROMPTS = "tunebench:safety.jsonl"
+PROMPTS, LAMBDAS = "tunebench:safety.jsonl", "0,0.1,0.2,0.3"
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,19 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Swept]:
     ):
         asked = Options(settings={"model": model}, register=name, home=home)
         assert train_recipe(recipe, asked).status == "done"
-    options: dict[str, Any] = {"prompts": f"{PROMPTS}:test", "texts": PROMPTS}
-    return home, steer("Sft,Dpo", "0,0.25,0.5,0.75,1", home=home, vector_pooling="mean", **options)
+    options: dict[str, Any] = {"prompts": f"{PROMPTS}:test", "texts": f"{PROMPTS}:vector"}
+    return home, steer("Sft,Dpo", LAMBDAS, home=home, **options)
 
 
 @pytest.mark.slow
-def test_preference_for_refusing_everything_merges_safe_and_unsafe_along_its_vector(
+def test_preference_for_refusing_what_is_harmful_parts_safe_from_unsafe_along_its_vector(
     swept: tuple[Path, Swept],
 ) -> None:
     _, found = swept
     result = found.result
-    assert (result["verdict"], result["decision"]) == ("falls", "next rung")
+    assert (result["verdict"], result["decision"]) == ("rises", "expand")
     assert result["trend_p"] <= 0.01
-    assert result["difference"]["ci_high"] < 0
+    assert result["difference"]["ci_low"] > 0
 
 
 @pytest.mark.slow
@@ -59,11 +59,11 @@ def test_history_holds_the_curve_and_what_was_decided(swept: tuple[Path, Swept])
         " AND prompts = '' ORDER BY steer_lambda",
     )
     values = [value for (value,) in curve]
-    assert values == sorted(values, reverse=True)
-    assert len(values) == 5
+    assert values == sorted(values)
+    assert len(values) == 4
     _, whole = store.query(
         home,
         "SELECT metric, value FROM measures WHERE group_name = '' AND metric IN"
         " ('antitone', 'monotone', 'rises') ORDER BY metric",
     )
-    assert whole == [("antitone", 1.0), ("monotone", 0.0), ("rises", 0.0)]
+    assert whole == [("antitone", 0.0), ("monotone", 1.0), ("rises", 1.0)]
