@@ -40,6 +40,7 @@ def draw(name: str, found: Sweep, trend: Evidence, result: JSON) -> str:
     mpl.rcParams.update(
         {
             "svg.hashsalt": "tunebench",
+            "axes.formatter.useoffset": False,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "svg.fonttype": "none",
@@ -54,7 +55,7 @@ def draw(name: str, found: Sweep, trend: Evidence, result: JSON) -> str:
         tasks=_tasks(result),
         published=_svg(_published(name)),
         published_note=_published_note(name),
-        note=html.escape(IDENTITY),
+        note=html.escape(IDENTITY.replace("`", "")),
         flags=html.escape(", ".join(result["flags"]) or "none"),
     )
 
@@ -97,6 +98,8 @@ def _curve(axis: Axes, found: Sweep, metric: str) -> None:
         spreads = [cloud.spreads[metric] for cloud in clouds]
         low, high = ([getattr(one, end) for one in spreads] for end in ("low", "high"))
         axis.fill_between(strengths, low, high, color=_COLOURS[control], alpha=0.12, lw=0)
+    if metric == "probe_auc":  # near its ceiling a few thousandths would fill the whole height
+        axis.set_ylim(min(0.9, axis.get_ylim()[0]), 1.01)
     axis.set_title(metric.replace("_", " "), fontsize=10)
     axis.set_xlabel("λ")
 
