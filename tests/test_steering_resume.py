@@ -17,14 +17,14 @@ from processes import pids_of, wait_for
 from harness import activation_file, runs
 from harness.steering.experiment import steer
 
-PROMPTS, WIDTH = 900, 128
+PROMPTS, WIDTH = 300, 128
 OPTIONS: dict[str, Any] = {"offline_sample": True, "controls": 1, "seeds": 1, "reduction": "none"}
 
 
 def write_prompts(path: Path) -> Path:
     """Of many lengths, so that a small batch holds few of them."""
     rows = [
-        {"prompt": f"{i} " + "how many apples " * (i % 9), "label": ("safe", "unsafe")[i % 2]}
+        {"prompt": f"{i} " + "how many apples " * (i % 5), "label": ("safe", "unsafe")[i % 2]}
         for i in range(PROMPTS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

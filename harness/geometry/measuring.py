@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.geometry import resampling
-from harness.geometry.indices import Indices, Labels, Points, indices
+from harness.geometry.distances import Labels, Points
+from harness.geometry.indices import Indices, indices
 from harness.geometry.probe import FOLDS, auc, probe_scores
 from harness.geometry.resampling import Spread, spread
 from harness.geometry.scores import GAMMA, RepoScore, aqi_anchor, aqi_repo, repo_scales

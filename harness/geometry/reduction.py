@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from harness.errors import UsageError, did_you_mean
-from harness.geometry.indices import Points
+from harness.geometry.distances import Points
 
 Method = Literal["none", "pca", "tsne", "umap"]
 METHODS: tuple[str, ...] = get_args(Method)

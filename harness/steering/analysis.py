@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.geometry import resampling, trend
-from harness.geometry.indices import Points, indices
+from harness.geometry.distances import Points
+from harness.geometry.indices import indices
 from harness.geometry.measuring import OVERALL, Anchors, Labelled, Portrait, portrait
 from harness.geometry.reduction import is_fixed, reduction, tsne
 from harness.geometry.resampling import spread
