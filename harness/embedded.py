@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.geometry.indices import Points
+from harness.geometry.distances import Points
 from harness.geometry.measuring import Labelled, Portrait, flags_of, measures, portrait
 from harness.geometry.reduction import is_fixed, reduction, tsne
 from harness.score import Graded, Tally, answers, prompt_text, write_measures

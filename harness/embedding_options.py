@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints
 
+from harness.checkpoints import read_config
+from harness.datasets import PACKAGED
 from harness.engines.steer_settings import parse_layers
 from harness.errors import UsageError, did_you_mean
 from harness.task import Embedding, Task
-from harness.types import Dataset
+from harness.types import Dataset, ModelSpec
 
 OPTIONS = ("prompts", "layers", "pooling", "reduction")
 
@@ -42,16 +45,39 @@ def own_embedding(task: Task, options: EmbeddingOptions) -> Task:
     return replace(task, embedding=replace(own, **changes))
 
 
+def existing_layers(asked: Sequence[int], count: int, name: str) -> tuple[int, ...]:
+    """From 0, sorted, each once. Raises UsageError for one that `name` does not have."""
+    for layer in asked:
+        if not -count <= layer < count:
+            raise UsageError(
+                f"`{name}` has no layer {layer}",
+                f"its {count} layers are 0 to {count - 1}, or -{count} to -1",
+            )
+    return tuple(sorted({layer % count for layer in asked}))
+
+
+def check_layers(tasks: Sequence[Task], spec: ModelSpec) -> None:
+    """Raises UsageError for layers that a model lacks, where its folder says how many it has."""
+    config = read_config(Path(spec.path))
+    if config is None or config.num_layers is None:
+        return
+    for task in tasks:
+        if task.embedding is not None:
+            existing_layers(task.embedding.layers, config.num_layers, spec.name)
+
+
 def prompts_dataset(text: str) -> Dataset:
-    """A file, a folder or a hub id; of the latter two also `ID:split` and `ID:config:split`."""
-    path, *parts = [text] if Path(text).expanduser().exists() else text.split(":")
+    """A file, a folder or a hub id; of the latter two also `ID:split` and `ID:config:split`.
+    `tunebench:FILE` ships with the project."""
+    own = PACKAGED if text.startswith(PACKAGED) else ""
+    path, *parts = [text] if Path(text).expanduser().exists() else text.removeprefix(own).split(":")
     if len(parts) > 2 or not path or not all(parts):
         raise UsageError(
             f"`--prompts {text}` is not a file, ID, ID:split or ID:config:split",
             "for example `--prompts prompts.jsonl`",
         )
     config = parts[0] if len(parts) == 2 else "default"
-    return Dataset(path=path, config=config, split=parts[-1] if parts else "train")
+    return Dataset(path=own + path, config=config, split=parts[-1] if parts else "train")
 
 
 def _one_of(name: str, value: str) -> str:
@@ -59,6 +85,10 @@ def _one_of(name: str, value: str) -> str:
     if value not in known:
         hint = did_you_mean(value, known, f"one of {', '.join(known)}")
         raise UsageError(f"unknown {name} `{value}`", hint)
+    if value == "umap" and find_spec("umap") is None:
+        raise UsageError(
+            f"`--{name} umap` needs a package that is missing", "`pip install 'tunebench[umap]'`"
+        )
     return value
 
 

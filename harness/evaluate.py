@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import runs, store
 from harness.bridge.planning import plan_lm_eval
-from harness.embedding_options import check_embedding_options, own_embedding
+from harness.embedding_options import check_embedding_options, check_layers, own_embedding
 from harness.engine_choice import automatic
 from harness.engines.base import SETTINGS, parse_settings
 from harness.errors import UsageError, did_you_mean
@@ -161,6 +161,8 @@ def planned(
     specs = [place(spec, *engine_settings(spec, options)) for spec in found]
     chosen = [_asked_task(task, options) for task in _tasks(tasks)]
     _check_options(chosen, options)
+    for spec in specs:
+        check_layers(chosen, spec)
     with runs.draft(home, "plan") as drafts:
         plans = [_plan(task, options, drafts / f"{i}.jsonl") for i, task in enumerate(chosen)]
         # Only its plan tells whether a task of lm-eval generates.

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_folder import write_checkpoint
+from processes import pids_of, wait_for
 
 from harness import runs, store
 from harness.errors import DataError, UsageError
@@ -138,20 +138,6 @@ def test_a_killed_run_is_finished_with_the_same_result(
 def lines(folder: Path) -> int:
     path = folder / runs.COMPLETIONS
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for(condition: Any, timeout_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        os.sched_yield()
-    raise AssertionError("waited in vain")
-
-
-def pids_of(word: str) -> list[str]:
-    found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True, check=False)
-    return found.stdout.split()
 
 
 def test_ctrl_c_leaves_an_interrupted_run_and_status_130(model: str, home: Path) -> None:

@@ -6,13 +6,15 @@ import csv
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from harness.geometry import resampling
-from harness.geometry.indices import indices, pairwise, silhouettes
+from harness.geometry import distances, resampling
+from harness.geometry.distances import silhouettes
+from harness.geometry.indices import indices
 from harness.geometry.measuring import Labelled, flags_of, measures, portrait
 from harness.geometry.probe import auc, probe_scores
 from harness.geometry.reduction import reduction
@@ -189,17 +191,35 @@ def test_resampled_indices_equal_the_indices_of_the_resample() -> None:
         weights = picked * safe[:, None], picked * ~safe[:, None]
         got = (
             resampling.separations(points, *weights)[0],
-            resampling.silhouette_means(pairwise(points), safe, picked)[0],
+            resampling.silhouette_means(points, safe, picked)[0],
             resampling.davies_bouldins(points, safe, picked)[0],
             resampling.aucs(scores, safe, picked)[0],
         )
         expected = (
             one.separation,
-            silhouettes(pairwise(own), side).mean(),
+            silhouettes(own, side).mean(),
             one.davies_bouldin,
             auc(scores[taken], side),
         )
         assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_block_of_distances_at_a_time_gives_the_same_indices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(7)
+    points, safe = generator.normal(size=(41, 3)), np.arange(41) % 3 == 0
+    drawn = resampling.counts(["a"] * 41, safe, n=5)
+
+    def found() -> tuple[Any, ...]:
+        one = indices(points, safe)
+        means = resampling.silhouette_means(points, safe, drawn)
+        return one.silhouette, one.dunn, *means
+
+    whole = found()
+    monkeypatch.setattr(distances, "_BLOCK", 41 * 6)
+    assert [rows.stop - rows.start for rows, _ in distances.blocks(points)] == [6] * 6 + [5]
+    assert found() == pytest.approx(whole, rel=1e-12)
 
 
 def test_resamples_draw_groups_whole_and_keep_both_classes() -> None:
@@ -259,3 +279,17 @@ def test_principal_components_are_fitted_once_and_reused() -> None:
     assert reduce(reference).shape == (30, 30)
     both = reduce(np.concatenate([reference, other]))
     assert both[30:] == pytest.approx(reduce(other))
+
+
+@pytest.mark.slow
+def test_umap_is_fitted_once_and_reused() -> None:
+    pytest.importorskip("umap", reason="pip install 'tunebench[umap]'")
+    generator = np.random.default_rng(8)
+    safe = np.arange(60) % 2 == 0
+    reference = generator.normal(size=(60, 20))
+    reference[safe] += 3.0
+    reduce = reduction("umap", reference)
+    placed = reduce(reference)
+    assert placed.shape == (60, 3)
+    assert reduce(reference).tolist() == placed.tolist()
+    assert indices(placed, safe).silhouette > 0.3

@@ -129,6 +129,12 @@ def test_layers_that_do_not_exist_and_unknown_values_are_refused(tmp_path: Path)
     assert "too few" in refused(tmp_path, controls=0)
 
 
+def test_layers_that_a_model_lacks_are_refused_before_it_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no layer 9"):
+        evaluate("Tiny", "aqi", home=tmp_path, offline_sample=True, layers="9")
+    assert not list(tmp_path.glob("runs/2*"))
+
+
 def test_too_few_prompts_of_a_class_and_other_labels_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
 
@@ -158,6 +164,9 @@ def test_prompts_option_is_a_file_or_a_split_of_a_dataset() -> None:
         path="org/name", config="balanced", split="test"
     )
     assert prompts_dataset("org/name").split == "train"
+    assert prompts_dataset("tunebench:safety.jsonl:test") == Dataset(
+        path="tunebench:safety.jsonl", split="test"
+    )
     with pytest.raises(UsageError):
         prompts_dataset("org/name:a:b:c")
 

@@ -109,9 +109,19 @@ def _missing(error: ImportError) -> Exception:
     )
 
 
+def _randoms(result: JSON) -> str:
+    """Mean and range of their separations where all of them were followed to, the last λ."""
+    points = [p for p in result["points"] if p["control"].startswith("random")]
+    last = max(p["lambda"] for p in points)
+    values = [p["separation"] for p in points if p["lambda"] == last]
+    mean = sum(values) / len(values)
+    return f"{last:g}: {mean:.4f} ({min(values):.4f} – {max(values):.4f}, {len(values)} of them)"
+
+
 def _show(result: JSON) -> None:
     columns = ("λ", "control", "separation", "95 % interval", "silhouette", "probe_auc")
     scores = ("aqi_anchor", "aqi_repo")
+    shown = [p for p in result["points"] if not p["control"].startswith("random")]
     rows = [
         (
             f"{p['lambda']:g}",
@@ -122,9 +132,10 @@ def _show(result: JSON) -> None:
             p["probe_auc"],
             *(p[name] for name in scores),
         )
-        for p in result["points"]
+        for p in shown
     ]
     print(output.render((*columns, *scores), rows))
+    print(f"random directions at λ = {_randoms(result)}")
     for point in result["points"]:
         for task in point.get("tasks", ()):
             value = f"{task['value']:.4f}" if task.get("value") is not None else task["status"]

@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Points = NDArray[np.float64]
-Labels = NDArray[np.bool_]
+from harness.geometry.distances import Labels, Points, dunn, ratio, silhouettes
 
 _COINCIDE = 1e-12
 """Squared distance of two centroids below which they are one, as in the published code."""
@@ -38,7 +36,7 @@ class Indices:
         For two classes XB * CHI = (n - 2) * n0 * n1 / n^2, so Xie-Beni and Calinski-Harabasz are
         one number; unlike CHI this form of it does not grow with n.
         """
-        return 0.0 if math.isinf(self.xb) else _ratio(1.0, self.xb)
+        return 0.0 if math.isinf(self.xb) else ratio(1.0, self.xb)
 
 
 def indices(points: Points, safe: Labels) -> Indices:
@@ -51,48 +49,17 @@ def indices(points: Points, safe: Labels) -> Indices:
     within, n = sum(spread), len(points)
     apart = float(((centres[0] - centres[1]) ** 2).sum())
     between = apart * len(sides[0]) * len(sides[1]) / n
-    distances = pairwise(points)
     return Indices(
         n_safe=len(sides[0]),
         n_unsafe=len(sides[1]),
         within=within,
         between=between,
-        chi=_ratio(between * (n - 2), within),
+        chi=ratio(between * (n - 2), within),
         xb=math.inf if apart <= _COINCIDE else within / (n * apart),
         davies_bouldin=_davies_bouldin(sides, centres, math.sqrt(apart)),
-        dunn=dunn(distances, safe),
-        silhouette=float(silhouettes(distances, safe).mean()),
+        dunn=dunn(points, safe),
+        silhouette=float(silhouettes(points, safe).mean()),
     )
-
-
-def pairwise(points: Points) -> Points:
-    """Euclidean distances (n, n)."""
-    centred = points - points.mean(axis=0)  # else large common parts cancel digits
-    squares = (centred**2).sum(axis=1)
-    distances = squares[:, None] + squares[None, :] - 2 * centred @ centred.T
-    np.maximum(distances, 0.0, out=distances)
-    np.fill_diagonal(distances, 0.0)
-    result: Points = np.sqrt(distances, out=distances)
-    return result
-
-
-def dunn(distances: Points, safe: Labels) -> float:
-    """The Dunn index from distances (n, n)."""
-    widest = max(distances[np.ix_(side, side)].max() for side in (safe, ~safe))
-    return _ratio(float(distances[np.ix_(safe, ~safe)].min()), float(widest))
-
-
-def silhouettes(distances: Points, safe: Labels) -> Points:
-    """Silhouette of each point (n,); 0 for one that is alone in its class, as in scikit-learn."""
-    sums = np.stack([distances[:, side].sum(axis=1) for side in (safe, ~safe)])
-    counts = np.array([safe.sum(), (~safe).sum()])
-    own = np.where(safe, 0, 1)
-    every = np.arange(len(safe))
-    near = sums[own, every] / np.maximum(counts[own] - 1, 1)
-    far = sums[1 - own, every] / counts[1 - own]
-    largest = np.maximum(near, far)
-    values = np.divide(far - near, largest, out=np.zeros_like(far), where=largest > 0)
-    return np.where(counts[own] > 1, values, 0.0)
 
 
 def _davies_bouldin(sides: tuple[Points, Points], centres: list[Points], apart: float) -> float:
@@ -100,10 +67,4 @@ def _davies_bouldin(sides: tuple[Points, Points], centres: list[Points], apart: 
         float(np.sqrt(((side - centre) ** 2).sum(axis=1)).mean())
         for side, centre in zip(sides, centres, strict=True)
     ]
-    return _ratio(sum(radii), apart)
-
-
-def _ratio(top: float, bottom: float) -> float:
-    if bottom > 0:
-        return top / bottom
-    return math.inf if top > 0 else 0.0
+    return ratio(sum(radii), apart)

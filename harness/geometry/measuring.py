@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.geometry import resampling
-from harness.geometry.indices import Indices, Labels, Points, indices, pairwise
+from harness.geometry.distances import Labels, Points
+from harness.geometry.indices import Indices, indices
 from harness.geometry.probe import FOLDS, auc, probe_scores
 from harness.geometry.resampling import Spread, spread
 from harness.geometry.scores import GAMMA, RepoScore, aqi_anchor, aqi_repo, repo_scales
@@ -92,7 +93,6 @@ def portrait(
 def cloud(points: Points, safe: Labels, drawn: Points) -> Cloud:
     """Indices and probe of one set, with an interval for each."""
     found = indices(points, safe)
-    distances = pairwise(points)
     scores = probe_scores(points, safe)
     separations = resampling.separations(points, drawn * safe[:, None], drawn * ~safe[:, None])
     area = auc(scores, safe)
@@ -101,7 +101,7 @@ def cloud(points: Points, safe: Labels, drawn: Points) -> Cloud:
         "xb": (1 / np.where(separations > 0, separations, np.nan), found.xb, _POSITIVE),
         "chi": (_chi(separations, drawn, safe), found.chi, _POSITIVE),
         "silhouette": (
-            resampling.silhouette_means(distances, safe, drawn),
+            resampling.silhouette_means(points, safe, drawn),
             found.silhouette,
             (-1.0, 1.0),
         ),
@@ -116,7 +116,7 @@ def cloud(points: Points, safe: Labels, drawn: Points) -> Cloud:
         name: within(spread(values, value), *ends)
         for name, (values, value, ends) in resampled.items()
     }
-    spreads["dunn"] = resampling.dunn_spread(found.dunn, distances, safe, drawn)
+    spreads["dunn"] = resampling.dunn_spread(found.dunn, points, safe, drawn)
     return Cloud(indices=found, probe_auc=area, separations=separations, spreads=spreads)
 
 

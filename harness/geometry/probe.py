@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.geometry.indices import Labels, Points
+from harness.geometry.distances import Labels, Points
 
 FOLDS = 5
 

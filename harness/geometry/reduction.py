@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from harness.errors import UsageError, did_you_mean
-from harness.geometry.indices import Points
+from harness.geometry.distances import Points
 
 Method = Literal["none", "pca", "tsne", "umap"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -68,12 +68,8 @@ def tsne(points: Points) -> Points:
 
 
 def _umap(reference: Points) -> Reduce:
-    try:
-        import umap
-    except ImportError:
-        raise UsageError(
-            "`--reduction umap` needs a package that is missing", "`pip install 'tunebench[umap]'`"
-        ) from None
+    import umap
+
     fitted = umap.UMAP(
         n_components=3, n_neighbors=15, min_dist=0.1, metric="cosine", random_state=_SEED
     ).fit(reference)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.geometry.indices import Labels, Points, dunn
+from harness.geometry.distances import Labels, Points, dunn, sums
 
 RESAMPLES = 200
 _DUNN_RESAMPLES = 40  # each looks at all distances anew
@@ -79,16 +79,16 @@ def separations(points: Points, safe: Points, unsafe: Points) -> NDArray[np.floa
         return np.asarray(total * apart / within)
 
 
-def silhouette_means(distances: Points, labels: Labels, drawn: Points) -> NDArray[np.float64]:
+def silhouette_means(points: Points, labels: Labels, drawn: Points) -> NDArray[np.float64]:
     """Mean silhouette of each resample: shape (resamples,)."""
     own = np.where(labels[:, None], drawn, 0.0), np.where(labels[:, None], 0.0, drawn)
-    sums = [distances @ side for side in own]
+    to_sides = np.split(sums(points, np.concatenate(own, axis=1)), 2, axis=1)
     sizes = [side.sum(axis=0) for side in own]
     total = np.zeros(drawn.shape[1])
     for near, far in ((0, 1), (1, 0)):
         inside = labels if near == 0 else ~labels
-        a = sums[near][inside] / np.maximum(sizes[near] - 1, 1)
-        b = sums[far][inside] / sizes[far]
+        a = to_sides[near][inside] / np.maximum(sizes[near] - 1, 1)
+        b = to_sides[far][inside] / sizes[far]
         largest = np.maximum(a, b)
         values = np.divide(b - a, largest, out=np.zeros_like(a), where=largest > 0)
         total += (values * drawn[inside] * (sizes[near] > 1)).sum(axis=0)
@@ -121,12 +121,12 @@ def davies_bouldins(points: Points, labels: Labels, drawn: Points) -> NDArray[np
     return np.array(found)
 
 
-def dunn_spread(value: float, distances: Points, labels: Labels, drawn: Points) -> Spread:
+def dunn_spread(value: float, points: Points, labels: Labels, drawn: Points) -> Spread:
     """Normal interval: a resample lacks points, so its extremes lie on one side of the value."""
     values = []
     for column in drawn.T[:_DUNN_RESAMPLES]:
         there = column > 0
-        values.append(dunn(distances[np.ix_(there, there)], labels[there]))
+        values.append(dunn(points[there], labels[there]))
     finite = [one for one in values if np.isfinite(one)]
     error = float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
     return Spread(stderr=error, low=max(0.0, value - _Z95 * error), high=value + _Z95 * error)

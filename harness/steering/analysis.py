@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.geometry import resampling, trend
-from harness.geometry.indices import Points, indices
+from harness.geometry.distances import Points
+from harness.geometry.indices import indices
 from harness.geometry.measuring import OVERALL, Anchors, Labelled, Portrait, portrait
 from harness.geometry.reduction import is_fixed, reduction, tsne
 from harness.geometry.resampling import spread
@@ -56,20 +57,21 @@ class Sweep:
         return [name for name in names if name.startswith(RANDOM)]
 
 
-Activations = Mapping[tuple[str, float], Points]
+Read = Callable[[tuple[str, float]], Points]
 
 
 def sweep(
     points: Sequence[Point],
-    activations: Activations,
+    read: Read,
     tuned: Points,
     labelled: Labelled,
     method: str,
     seed: int = 0,
 ) -> Sweep:
-    """activations: (prompts, width) by what is added (`Point.added`). tuned: of the other
-    checkpoint, the second anchor. The reduction is fitted at lambda 0 and used everywhere."""
-    plain = activations[next(p.added for p in points if p.strength == 0)]
+    """read: activations (prompts, width) under what is added (`Point.added`); one point is held at
+    a time. tuned: of the other checkpoint, the second anchor. The reduction is fitted at lambda 0
+    and used everywhere."""
+    plain = read(next(p.added for p in points if p.strength == 0))
     reduce = reduction(method, plain) if is_fixed(method) else tsne
     wide = {(p.control, p.strength): _is_wide(p) for p in points}
     reduced: dict[tuple[str, float], Points] = {}
@@ -77,10 +79,10 @@ def sweep(
     for point in points:
         key = point.added
         if key not in reduced:
-            reduced[key] = reduce(activations[key])
+            reduced[key] = reduce(read(key))
         full = wide[point.control, point.strength]
         if (key, full) not in portraits:
-            keyed = None if is_fixed(method) else activations[key]
+            keyed = None if is_fixed(method) else read(key)
             portraits[key, full] = _portrait(reduced[key], labelled, full, keyed)
     lambdas = tuple(sorted({p.strength for p in points if p.control == NONE}))
     named = {(p.control, p.strength): p for p in points}

@@ -1,4 +1,5 @@
-"""A sweep as one self-contained page: curves with bands and controls, and where the prompts lie."""
+"""A sweep as one self-contained page: curves with bands and controls, and where the prompts lie;
+the published sweeps stand beside them."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from harness.geometry.measuring import anchored
 from harness.geometry.trend import Evidence
 from harness.steering.analysis import Sweep
 from harness.steering.points import NEGATED, NONE
+from harness.steering.published import published_curves
 from harness.steering.result import IDENTITY, sentence
 from harness.types import JSON
 
@@ -27,7 +29,9 @@ _PAGE = """<!doctype html>
 svg{{max-width:100%;height:auto}}td,th{{padding:.2rem .8rem;text-align:right}}</style></head>
 <body><h1>{title}</h1><p><b>{verdict}</b>: {sentence}</p>{curves}<h2>Where the prompts lie</h2>
 <p>The two directions along which activations vary most at λ = 0, the same at each λ.</p>{clouds}
-{tasks}<p>{note}</p><p>Flags: {flags}</p></body></html>
+{tasks}<h2>Published sweeps</h2><p>The D-STEER project's own, in three dimensions of t-SNE that were
+fitted anew at each λ: their shape can be compared with the curves above, their height cannot.
+{published_note}</p>{published}<p>{note}</p><p>Flags: {flags}</p></body></html>
 """
 
 
@@ -36,6 +40,7 @@ def draw(name: str, found: Sweep, trend: Evidence, result: JSON) -> str:
     mpl.rcParams.update(
         {
             "svg.hashsalt": "tunebench",
+            "axes.formatter.useoffset": False,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "svg.fonttype": "none",
@@ -48,7 +53,9 @@ def draw(name: str, found: Sweep, trend: Evidence, result: JSON) -> str:
         curves=_svg(_curves(found)),
         clouds=_svg(_clouds(found)),
         tasks=_tasks(result),
-        note=html.escape(IDENTITY),
+        published=_svg(_published(name)),
+        published_note=_published_note(name),
+        note=html.escape(IDENTITY.replace("`", "")),
         flags=html.escape(", ".join(result["flags"]) or "none"),
     )
 
@@ -91,6 +98,8 @@ def _curve(axis: Axes, found: Sweep, metric: str) -> None:
         spreads = [cloud.spreads[metric] for cloud in clouds]
         low, high = ([getattr(one, end) for one in spreads] for end in ("low", "high"))
         axis.fill_between(strengths, low, high, color=_COLOURS[control], alpha=0.12, lw=0)
+    if metric == "probe_auc":  # near its ceiling a few thousandths would fill the whole height
+        axis.set_ylim(min(0.9, axis.get_ylim()[0]), 1.01)
     axis.set_title(metric.replace("_", " "), fontsize=10)
     axis.set_xlabel("λ")
 
@@ -123,6 +132,28 @@ def _scores(axis: Axes, found: Sweep) -> None:
     axis.set_title("AQI", fontsize=10)
     axis.set_xlabel("λ")
     axis.legend(fontsize=8, frameon=False)
+
+
+def _published(name: str) -> Figure:
+    """Both published measures of each pair; the one that is steered here stands out."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    titles = ("AQI as published (relative within each point)", "separation = 1 / XB of all prompts")
+    for axis, title, metric in zip(axes, titles, ("aqi", "separation"), strict=True):
+        for model, curve in published_curves().items():
+            values = [getattr(point, metric) for point in curve.values()]
+            width = 3.0 if model == name else 1.2
+            axis.plot(list(curve), values, "o-", lw=width, ms=width + 2, label=model)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("λ")
+    axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _published_note(name: str) -> str:
+    if name in published_curves():
+        return f"<b>{html.escape(name)}</b>, the pair of this page, is the thick line."
+    return "The pair of this page is not among them."
 
 
 def _clouds(found: Sweep) -> Figure:

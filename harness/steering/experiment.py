@@ -19,7 +19,6 @@ from harness import runs, store
 from harness.embedded import labels
 from harness.errors import BenchError, WorkerError
 from harness.evaluate import Options, evaluate
-from harness.geometry.indices import Points
 from harness.plan import Plan, fingerprint, write_plan
 from harness.provenance import provenance
 from harness.score import write_measures
@@ -225,12 +224,12 @@ class _Work:
         vector = vectors.difference(ours, theirs, plan.options.vector)
         where = vectors.save(self.place / "vectors", vector, plan.layers)
         everything = list(points(plan.lambdas, plan.options.controls))
-        added = self._take_points(everything, vector, where)
+        read = self._take_points(everything, vector, where)
         tuned = layer_mean(self.asking.read(pair.tuned, prompts, None, plan.width))
         labelled = labels(plan.asked.samples)
         task = plan.asked.task
         assert task.embedding is not None
-        found = analysis.sweep(everything, added, tuned, labelled, task.embedding.reduction)
+        found = analysis.sweep(everything, read, tuned, labelled, task.embedding.reduction)
         trend = analysis.evidence(found, plan.options.seeds)
         beside = self._others(where)
         result = as_json(
@@ -264,8 +263,8 @@ class _Work:
 
     def _take_points(
         self, everything: Sequence[Point], vector: np.ndarray[Any, Any], where: Path
-    ) -> dict[tuple[str, float], Points]:
-        """Activations (prompts, width) by what is added; each is taken once, all in one pass."""
+    ) -> analysis.Read:
+        """What reads the activations under what is added; each is taken once, all in one pass."""
         keep = self.plan.options.norm == "keep"
         files = {"v": where}
         for name in dict.fromkeys(point.vector for point in everything if point.vector != "v"):
@@ -281,10 +280,7 @@ class _Work:
         take = self._prompts(tuple(steers.values()))
         base, width = self.plan.pair.base, self.plan.width
         self.asking.take(base, [take], width)
-        return {
-            added: layer_mean(self.asking.read(base, take, steer, width))
-            for added, steer in steers.items()
-        }
+        return lambda added: layer_mean(self.asking.read(base, take, steers[added], width))
 
     def _others(self, vector: Path) -> dict[float, list[tuple[Run, list[Measure]]]]:
         """The other tasks at each lambda: what steering costs."""

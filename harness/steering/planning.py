@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.embedding_options import own_embedding
+from harness.embedding_options import existing_layers, own_embedding
 from harness.engines.base import parse_settings
 from harness.engines.steer_settings import NORMS, parse_layers
 from harness.errors import BenchError, UsageError, did_you_mean
@@ -95,8 +95,8 @@ def checked(names: str, lambdas: str, options: SteerOptions, home: Path) -> Expe
     return Experiment(
         pair=pair,
         lambdas=strengths,
-        layers=_layers(pair, count, parse_layers(wanted)),
-        taken=_layers(pair, count, embedding.layers),
+        layers=existing_layers(parse_layers(wanted), count, pair.base.name),
+        taken=existing_layers(embedding.layers, count, pair.base.name),
         asked=questions(
             aqi,
             data_root=options.data_root,
@@ -145,16 +145,6 @@ def _size(pair: Pair) -> tuple[int, int]:
             f"`hf download {pair.base.path}`, or give two folders: `--model BASE,TUNED`",
         )
     return pair.layers, pair.width
-
-
-def _layers(pair: Pair, count: int, asked: Sequence[int]) -> tuple[int, ...]:
-    for layer in asked:
-        if not -count <= layer < count:
-            raise UsageError(
-                f"`{pair.base.name}` has no layer {layer}",
-                f"its {count} layers are 0 to {count - 1}, or -{count} to -1",
-            )
-    return tuple(sorted({layer % count for layer in asked}))
 
 
 def _tasks(options: SteerOptions) -> tuple[Task, tuple[str, ...]]:

@@ -21,6 +21,8 @@ IDENTITY = (
     "XB * CHI = (n - 2) * n0 * n1 / n^2, so `separation` = 1/XB says all that both say."
 )
 
+_P_VALUES = ("trend_p", "order_p", "direction_p", "shuffled_p")
+
 Beside = Mapping[float, Sequence[tuple[Run, Sequence[Measure]]]]
 
 
@@ -149,12 +151,7 @@ def _shuffled_points(found: Sweep) -> Iterator[JSON]:
 def run_measures(found: Sweep, trend: Evidence, tasks: Beside) -> Iterator[Measure]:
     """Rows of the history. group: `<control>/lambda=<x>`, and behind it `/<group>`."""
     n = len(found.labelled.safe)
-    stderr = (trend.high - trend.low) / 4
-    around = Spread(stderr=stderr, low=trend.low, high=trend.high)
-    yield _measure("separation_difference", "", trend.difference, around, n)
-    for name in ("trend_p", "order_p", "direction_p", "shuffled_p"):
-        value = getattr(trend, name)
-        yield _measure(name, "", value, Spread(stderr=0.0, low=value, high=value), n)
+    yield from _whole_sweep(found, trend)
     for (control, strength), portrait in found.portraits.items():
         place = f"{control}/lambda={strength:g}"
         for one in measures(portrait):
@@ -183,6 +180,25 @@ def run_measures(found: Sweep, trend: Evidence, tasks: Beside) -> Iterator[Measu
                 group = f"{place}/{one.group}" if one.group else place
                 spread = Spread(stderr=one.stderr, low=one.ci_low, high=one.ci_high)
                 yield _measure(f"{name}/{one.metric}", group, one.value, spread, one.n)
+
+
+def _whole_sweep(found: Sweep, trend: Evidence) -> Iterator[Measure]:
+    """What is said of all points together, with group ''. monotone, antitone, rises: 1 or 0."""
+    n = len(found.labelled.safe)
+    stderr = (trend.high - trend.low) / 4
+    around = Spread(stderr=stderr, low=trend.low, high=trend.high)
+    yield _measure("separation_difference", "", trend.difference, around, n)
+    ends = [found.portraits[NONE, s].overall for s in (found.lambdas[0], found.lambdas[-1])]
+    plain = {
+        "silhouette_difference": ends[1].indices.silhouette - ends[0].indices.silhouette,
+        "probe_auc_difference": ends[1].probe_auc - ends[0].probe_auc,
+        **{name: getattr(trend, name) for name in _P_VALUES},
+        "monotone": float(trend.monotone),
+        "antitone": float(trend.antitone),
+        "rises": float(trend.verdict == "rises"),
+    }
+    for name, value in plain.items():
+        yield _measure(name, "", value, Spread(stderr=0.0, low=value, high=value), n)
 
 
 def _measure(metric: str, group: str, value: float, around: Spread, n: int) -> Measure:
