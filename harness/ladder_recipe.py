@@ -7,7 +7,6 @@ hold for the next one to be worth its cost.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def _beside(one: Training, path: Path) -> Training:
 
 def as_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Values by dotted path as `--set` gives them."""
-    return {key: json.dumps(value) for key, value in values.items()}
+    return {key: recipes.setting(value) for key, value in values.items()}
 
 
 def made(steps: Sequence[Step]) -> Iterator[str]:
