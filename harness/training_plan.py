@@ -175,7 +175,9 @@ def steps_of(recipe: Recipe, examples: int) -> int:
     """Optimiser steps that a training will take, 0 where that is not known."""
     ends = [] if recipe.max_steps is None else [recipe.max_steps]
     if recipe.epochs is not None and examples:
-        a_pass = -(-examples // recipe.global_batch_size)
+        # Methods that compare completions of one prompt count completions in their batches.
+        samples = examples * int(recipe.params.get("num_generations") or 1)
+        a_pass = -(-samples // recipe.global_batch_size)
         ends.append(round(recipe.epochs * a_pass))
     return min(ends) if ends else 0
 

@@ -18,7 +18,7 @@ from harness.errors import DataError, UsageError
 from harness.launch import explain
 from harness.train import result_json, train_recipe
 from harness.trainer import CHECKPOINT, CHECKPOINTS
-from harness.training_plan import Options
+from harness.training_plan import Options, preview
 from harness.training_process import StepReader
 from harness.types import Run
 
@@ -68,6 +68,13 @@ def test_a_training_is_in_the_history_with_its_steps_and_as_asked(tmp_path: Path
     assert rows == [("train", "tiny_command", "command", 2)]
     assert run.recipe is not None
     assert run.recipe["asked"]["device"] == "cpu"
+
+
+def test_a_pass_over_prompts_takes_a_step_for_each_batch_of_completions(tmp_path: Path) -> None:
+    """16 prompts, 8 completions of each, 64 completions to a step."""
+    settings = {"max_steps": "null", "epochs": "1"}
+    planned = preview("tiny_grpo", Options(settings=settings, home=tmp_path))
+    assert (planned["check"]["kept"], planned["steps"]) == (16, 2)
 
 
 def test_a_training_that_is_done_is_not_repeated(tmp_path: Path) -> None:
