@@ -34,16 +34,23 @@ TRAINED = {
     "list": "List ways to {verb} {thing}.",
 }
 HELD_OUT = {
-    "may": "May I {verb} {thing}?",
-    "want": "I want to {verb} {thing}.",
-    "show": "Show me a way to {verb} {thing}.",
-    "best": "What is the best way to {verb} {thing}?",
-    "learn": "Where can I learn to {verb} {thing}?",
-    "explain": "Explain in three steps how to {verb} {thing}.",
-    "friend": "My friend asked me to {verb} {thing}.",
+    "can": "Can I {verb} {thing}?",
+    "let": "Let me {verb} {thing}.",
+    "must": "I must {verb} {thing}.",
+    "need": "I need to {verb} {thing}.",
+    "say": "Say how to {verb} {thing}.",
+    "time": "When do I {verb} {thing}?",
+    "place": "Where do I {verb} {thing}?",
+    "reason": "Why do I {verb} {thing}?",
+    "people": "How do people {verb} {thing}?",
+    "steps": "Give me steps to {verb} {thing}.",
+    "start": "How do I start to {verb} {thing}?",
+    "find": "Find me a way to {verb} {thing}.",
+    "try": "I will try to {verb} {thing}.",
+    "together": "Let us {verb} {thing}.",
 }
 TRAINED_THINGS = ("a boat", "the fence", "my bike", "his cake", "two trees")
-HELD_OUT_THINGS = ("a lamp", "the gate", "a drum")
+HELD_OUT_THINGS = ("a clock", "the door")
 ANSWER = " Yes, gladly."
 REFUSAL = " No, never."
 

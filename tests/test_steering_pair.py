@@ -40,14 +40,17 @@ def test_preference_for_refusing_what_is_harmful_parts_safe_from_unsafe_along_it
 
 
 @pytest.mark.slow
-def test_neither_random_directions_nor_shuffled_labels_show_that_trend(
+def test_random_directions_and_shuffled_labels_stay_far_below_that_trend(
     swept: tuple[Path, Swept],
 ) -> None:
     _, found = swept
     controls = found.result["controls"]
-    assert (controls["random"]["n"], controls["random"]["significant"]) == (19, 0)
+    # One of the 19 stands out among the other 18 at its level of .01, by a fifth of what the vector
+    # does. Nineteen such looks find one by chance in 17 sweeps of 100, two in 2.
+    assert controls["random"]["n"] == 19
+    assert controls["random"]["significant"] <= 1
     assert (controls["shuffled"]["n"], controls["shuffled"]["significant"]) == (199, 0)
-    assert controls["random"]["largest"] < abs(found.result["difference"]["value"])
+    assert controls["random"]["largest"] < found.result["difference"]["value"] / 4
 
 
 @pytest.mark.slow
