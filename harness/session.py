@@ -100,7 +100,9 @@ class Session:
         for other in () if self.fresh else runs.earlier(self.home, asked):
             if other.status == "done" and _is_earlier(other):
                 what = f"{other.model} on {plan.task.id}"
-                self.listener.note(f"{what} is done already: {other.run_id} (--fresh repeats it)")
+                self.listener.note(
+                    f"{what} is done already: {other.run_id} (`bench eval --fresh` repeats it)"
+                )
                 self.closed[other.run_id] = other
                 return other.run_id
             if other.status in ("failed", "interrupted"):
