@@ -9,8 +9,6 @@ import pytest
 from harness.evaluate import Options as Evaluation
 from harness.pipeline import Options, Outcome, train_then_eval
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,11 +22,13 @@ def outcome(home: Path, recipe: str) -> Outcome:
     return train_then_eval(recipe, given)
 
 
+@pytest.mark.long
 def test_sft_of_the_embedded_model_is_better_beyond_doubt(home: Path) -> None:
     (found,) = outcome(home, "tiny_sft").comparison
     assert (found.name, found.verdict, found.p < 1e-6) == ("arithmetic", "better", True)
 
 
+@pytest.mark.slow
 def test_training_on_the_answers_of_other_questions_is_never_better(home: Path) -> None:
     (found,) = outcome(home, "tiny_shuffled").comparison
     assert (found.verdict == "better", found.delta < 0) == (False, True)

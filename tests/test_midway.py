@@ -124,7 +124,7 @@ def test_the_first_gpu_that_the_training_leaves_is_taken(
     assert spare_gpu(recipe) == spare
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_training_is_evaluated_on_the_way(home: Path) -> None:
     settings = {"max_steps": "6", "evaluate_at": "[2]", "evaluate_steps": "4", "save_steps": "0"}
     asked = Options(settings=settings, evaluation=Evaluation(home=home, limit=20))

@@ -225,7 +225,7 @@ def test_sweep_is_stored_with_measures_per_lambda_and_group(swept: tuple[Path, S
     stored = json.loads((folder / runs.MEASURES).read_text())
     assert {"none/lambda=1", "shuffled/lambda=0"} <= {m.get("group", "") for m in stored}
     page = (folder / "sweep.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3  # indices, AQI and published sweeps
 
 
 @pytest.mark.slow

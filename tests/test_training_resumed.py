@@ -30,7 +30,7 @@ from tests.training import (
     training_folder,
     word_problems,
 )
-from trainers.watching import last_checkpoint
+from trainers.checkpoints import last_checkpoint
 
 STEPS, EVERY = 12, 4
 MEASURES = ("loss", "grad_norm", "learning_rate", "kl", "rewards/margins", "reward")

@@ -119,7 +119,9 @@ def test_the_history_is_rebuilt_from_folders(done: Done) -> None:
 
 
 def command(home: Path, name: str, *more: str, slow_s: float = 0.0) -> subprocess.Popen[bytes]:
-    main = "from harness.cli.app import main; main()"
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    main = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    main += "from harness.cli.app import main; main()"
     line = [sys.executable, "-c", main, "tune", name, "--home", str(home), "--engine", "mock"]
     with (home / "commands.log").open("ab") as log:
         return subprocess.Popen(
