@@ -79,7 +79,7 @@ def test_two_processes_go_on_from_their_checkpoint(tmp_path: Path) -> None:
         assert tensor.equal(ours[name]), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_trainings_go_on_and_end_as_unbroken_ones(tmp_path: Path) -> None:
     methods = ("asft", "dpo", "grpo")
     for method in methods:
