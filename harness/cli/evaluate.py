@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.options import AsJSON, DataRoot, Home, Layers, Pooling, Prompts, Reduction
+from harness.cli.options import (
+    AsJSON,
+    Chat,
+    DataRoot,
+    Home,
+    Judge,
+    Layers,
+    Limit,
+    MaxTokens,
+    Offline,
+    Pooling,
+    Prompts,
+    Reduction,
+    Seed,
+    Shots,
+)
 from harness.cli.progress import Progress, duration
 from harness.errors import UsageError
 
@@ -24,22 +39,10 @@ Tasks = Annotated[
     str, typer.Option("--tasks", "-t", help="Tasks, variants (task:variant), groups.")
 ]
 Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai, ray or mock.")]
-Limit = Annotated[int | None, typer.Option(help="Ask only N questions; never on the leaderboard.")]
-Shots = Annotated[int | None, typer.Option(help="Solved examples before each question.")]
 Samples = Annotated[int | None, typer.Option(help="Answers per question.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
-Seed = Annotated[int | None, typer.Option(help="Of example draws and of sampling.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Ask in the model's chat template.")]
-Judge = Annotated[
-    str | None,
-    typer.Option(help="Who grades judged tasks: a model, or a YAML file (tasks/judges/)."),
-]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew what is done or interrupted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")]
-Offline = Annotated[
-    bool, typer.Option("--offline-sample", help="Ask the few questions that ship with each task.")
-]
 Replicas = Annotated[
     int | None, typer.Option(help="Of the model, side by side on a Ray cluster; 0 fills it.")
 ]
@@ -218,7 +221,7 @@ def _show_verdicts(home: Path, finished: Sequence[Run]) -> None:
 
 
 def result_rows(run: Run, measures: Sequence[Measure]) -> Iterator[tuple[object, ...]]:
-    task = f"{run.task}:{run.variant}" if run.variant else run.task
+    task = run.task_id
     if run.status != "done":
         yield run.model, task, "", None, "", None, f"{run.status}: {run.cause}"
     for measure in measures:

@@ -16,6 +16,21 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(envvar="BENCH_DATA_ROOT", help="Folder with datasets, laid out like the hub."),
 ]
+Limit = Annotated[int | None, typer.Option(help="Ask only N questions; never on the leaderboard.")]
+Shots = Annotated[int | None, typer.Option(help="Solved examples before each question.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest answer.")]
+Seed = Annotated[int | None, typer.Option(help="Of example draws and of sampling.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask in the model's chat template.")]
+Judge = Annotated[
+    str | None,
+    typer.Option(help="Who grades judged tasks: a model, or a YAML file (tasks/judges/)."),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline-sample", help="Ask the few questions that ship with each task.")
+]
+EngineSettings = Annotated[
+    list[str] | None, typer.Option("--engine-set", help="Engine setting KEY=VALUE.")
+]
 Prompts = Annotated[
     str | None,
     typer.Option(help="`aqi`: own prompts, a file or ID[:CONFIG]:SPLIT (input, safety_label)."),

@@ -11,7 +11,19 @@ from harness.cli import output
 from harness.cli.evaluate import key_values, watched
 from harness.cli.history import comparison_table, margin_share
 from harness.cli.ladder import climb, evidence_text
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.options import (
+    AsJSON,
+    Chat,
+    DataRoot,
+    EngineSettings,
+    Home,
+    Judge,
+    Limit,
+    MaxTokens,
+    Offline,
+    Seed,
+    Shots,
+)
 from harness.cli.train import DryRun, Recipe, Settings
 from harness.cli.verdict import forgetting_table, group_table, question_table, show_forgetting
 from harness.errors import UsageError
@@ -22,48 +34,53 @@ if TYPE_CHECKING:
     from harness.compare import Comparison
     from harness.forgetting import Forgetting
     from harness.gates import Gate, Index
-    from harness.pipeline import Outcome
+    from harness.pipeline import Options, Outcome
     from harness.types import JSON, Run
 
 _WORSE = 3
+
+Register = Annotated[
+    str | None, typer.Option(help="Name of the tuned model; the recipe's unless given.")
+]
+Outside = Annotated[
+    str, typer.Option(help="Tasks outside the training domain, beside the recipe's.")
+]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option(help='Must hold, beside the recipe\'s: "not worse(mmlu)"; may be repeated.'),
+]
+Margin = Annotated[float, typer.Option(help="A loss over so many points matters there.")]
+OnlyLast = Annotated[
+    bool, typer.Option("--only-last", help="Do not evaluate checkpoints on the way.")
+]
+Engine = Annotated[str, typer.Option(help="auto, hf, vllm or mock.")]
+FirstRung = Annotated[
+    str | None, typer.Option("--from", help="First rung of a ladder that is climbed.")
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Pay for the next rung of a ladder without asking.")
+]
 
 
 def train_then_eval(
     recipe: Recipe,
     settings: Settings = None,
-    register: Annotated[
-        str | None, typer.Option(help="Name of the tuned model; the recipe's unless given.")
-    ] = None,
-    outside: Annotated[
-        str, typer.Option(help="Tasks outside the training domain, beside the recipe's.")
-    ] = "",
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(help='Must hold, beside the recipe\'s: "not worse(mmlu)"; may be repeated.'),
-    ] = None,
-    margin: Annotated[float, typer.Option(help="A loss over so many points matters there.")] = 1.0,
-    only_last: Annotated[
-        bool, typer.Option("--only-last", help="Do not evaluate checkpoints on the way.")
-    ] = False,
-    engine: Annotated[str, typer.Option(help="auto, hf or mock.")] = "auto",
-    engine_settings: Annotated[
-        list[str] | None, typer.Option("--engine-set", help="Engine setting KEY=VALUE.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask only N questions of each task.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Solved examples before each question.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of example draws and of sampling.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
-    judge: Annotated[str | None, typer.Option(help="Who grades judged tasks.")] = None,
-    offline_sample: Annotated[
-        bool, typer.Option("--offline-sample", help="Ask the questions that ship with each task.")
-    ] = False,
-    start: Annotated[
-        str | None, typer.Option("--from", help="First rung of a ladder that is climbed.")
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Pay for the next rung of a ladder without asking.")
-    ] = False,
+    register: Register = None,
+    outside: Outside = "",
+    gate: Gates = None,
+    margin: Margin = 1.0,
+    only_last: OnlyLast = False,
+    engine: Engine = "auto",
+    engine_settings: EngineSettings = None,
+    limit: Limit = None,
+    shots: Shots = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    chat: Chat = False,
+    judge: Judge = None,
+    offline_sample: Offline = False,
+    start: FirstRung = None,
+    yes: Yes = False,
     dry_run: DryRun = False,
     data_root: DataRoot = None,
     home: Home = None,
@@ -75,7 +92,7 @@ def train_then_eval(
     What is done already is found, not repeated. Exit status 3 where a gate does not hold or,
     without gates, any task is worse.
     """
-    from harness import evaluate, ladder_recipe, pipeline, runs
+    from harness import evaluate, ladder_recipe, pipeline
 
     options = pipeline.Options(
         settings=key_values(settings or (), "optimizer.learning_rate=1e-5"),
@@ -109,12 +126,18 @@ def train_then_eval(
         plan = pipeline.preview(recipe, options)
         output.print_json(plan) if as_json else _show_plan(plan)
         return
+    _run(recipe, options, as_json)
+
+
+def _run(recipe: str, options: Options, as_json: bool) -> None:
+    from harness import pipeline, runs
+
     with watched() as progress:
         done = pipeline.train_then_eval(recipe, options, progress)
-    place = runs.home_folder(home)
-    report = _write_report(place, recipe, done)
+    home = runs.home_folder(options.evaluation.home)
+    report = _write_report(home, recipe, done)
     if as_json:
-        output.print_json({**pipeline.as_json(place, done), "report": report and str(report)})
+        output.print_json({**pipeline.as_json(home, done), "report": report and str(report)})
     else:
         _show(done)
     if report:

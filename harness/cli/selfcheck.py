@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.evaluate import Fresh, Models, Offline, Settings, key_values, watched
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.evaluate import Fresh, Models, Settings, key_values, watched
+from harness.cli.options import AsJSON, DataRoot, Home, Offline
 
 Tasks = Annotated[str, typer.Option("--tasks", "-t", help="Tasks that choose or decode greedily.")]
 Limit = Annotated[int, typer.Option(help="Questions of each task.")]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.evaluate import Fresh, Offline, Settings, key_values, watched
-from harness.cli.options import AsJSON, DataRoot, Home, Pooling, Prompts, Reduction
+from harness.cli.evaluate import Fresh, Settings, key_values, watched
+from harness.cli.options import AsJSON, DataRoot, Home, Offline, Pooling, Prompts, Reduction
 from harness.cli.progress import duration
 
 if TYPE_CHECKING:

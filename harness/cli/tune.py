@@ -10,7 +10,18 @@ import typer
 from harness.cli import output
 from harness.cli.evaluate import key_values, watched
 from harness.cli.history import comparison_table
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.options import (
+    AsJSON,
+    Chat,
+    DataRoot,
+    EngineSettings,
+    Home,
+    Judge,
+    MaxTokens,
+    Offline,
+    Seed,
+    Shots,
+)
 from harness.cli.train import DryRun, Recipe, Settings
 
 if TYPE_CHECKING:
@@ -35,20 +46,16 @@ def tune(
         str | None, typer.Option(help="Name of the best model in the model registry.")
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, hf, vllm or mock.")] = "auto",
-    engine_settings: Annotated[
-        list[str] | None, typer.Option("--engine-set", help="Engine setting KEY=VALUE.")
-    ] = None,
+    engine_settings: EngineSettings = None,
     limit: Annotated[
         int | None, typer.Option(help="Ask only N questions of each task in the final report.")
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Solved examples before each question.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of example draws and of sampling.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
-    judge: Annotated[str | None, typer.Option(help="Who grades judged tasks.")] = None,
-    offline_sample: Annotated[
-        bool, typer.Option("--offline-sample", help="Ask the questions that ship with each task.")
-    ] = False,
+    shots: Shots = None,
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    chat: Chat = False,
+    judge: Judge = None,
+    offline_sample: Offline = False,
     dry_run: DryRun = False,
     data_root: DataRoot = None,
     home: Home = None,
