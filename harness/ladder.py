@@ -20,7 +20,6 @@ from harness.criteria import Fact
 from harness.decisions import Decision
 from harness.errors import BenchError, UsageError, WorkerError
 from harness.ladder_recipe import Compared, Ladder, Step, Sweep
-from harness.midway import of_task, score
 from harness.pipeline import Outcome
 from harness.plan import fingerprint
 from harness.provenance import provenance
@@ -247,8 +246,8 @@ class _Climb:
         found.facts |= gates.facts(compare.of_pairs(self.home, ids, self.told.note), (), ())
         for a, b in zip(base, tuned, strict=True):
             if pipeline.is_index(b):
-                was, now = score(self.home, a), score(self.home, b)
-                found.facts[of_task(b)] = {"base": was, "value": now, "delta": now - was}
+                was, now = runs.primary(self.home, a), runs.primary(self.home, b)
+                found.facts[b.task_id] = {"base": was, "value": now, "delta": now - was}
 
     def _steer(self, step: Step, sweep: Sweep, found: _Measured) -> None:
         from harness.steering.experiment import steer

@@ -70,7 +70,9 @@ class Midway:
         known[str(step)] = [one.run_id for one in found]
         runs.write_atomically(folder / EVALUATED, json.dumps(known, indent=2) + "\n")
         add_to_steps(
-            self.home, run, [(step, f"eval/{of_task(one)}", score(self.home, one)) for one in found]
+            self.home,
+            run,
+            [(step, f"eval/{one.task_id}", runs.primary(self.home, one)) for one in found],
         )
 
     def _folder(self, run: Run) -> Path:
@@ -116,19 +118,6 @@ def add_to_steps(home: Path, run: Run, measured: Sequence[tuple[int, str, float]
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in new))
     return bool(new)
-
-
-def of_task(run: Run) -> str:
-    return f"{run.task}:{run.variant}" if run.variant else run.task
-
-
-def score(home: Path, run: Run) -> float:
-    """The primary measure over all questions."""
-    path = runs.folder_of(home, run.run_id) / runs.MEASURES
-    for one in json.loads(path.read_text(encoding="utf-8")):
-        if one["metric"] == run.primary_metric and not one["group"]:
-            return float(one["value"])
-    raise StoreError(f"`{path}` has no `{run.primary_metric}`", f"`bench score {run.run_id}`")
 
 
 def _recorded(folder: Path) -> JSON:

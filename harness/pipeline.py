@@ -21,7 +21,6 @@ from harness.errors import UsageError
 from harness.forgetting import Forgetting, forgetting
 from harness.forgetting import as_json as lost_json
 from harness.gates import Gate, Index
-from harness.midway import of_task, score
 from harness.points import Point
 from harness.session import Listener, Silent
 from harness.stages import Options, Stages
@@ -224,8 +223,8 @@ def _compared(
     home: Path, base: Sequence[Run], point: Point, listener: Listener
 ) -> list[Comparison]:
     """One family: p values are adjusted over all tasks of the point."""
-    before = {of_task(run): run.run_id for run in base}
-    pairs = [(before[of_task(run)], run.run_id) for run in point.runs if not is_index(run)]
+    before = {run.task_id: run.run_id for run in base}
+    pairs = [(before[run.task_id], run.run_id) for run in point.runs if not is_index(run)]
     return compare.of_pairs(home, pairs, listener.note)
 
 
@@ -235,14 +234,14 @@ def is_index(run: Run) -> bool:
 
 
 def _indices(home: Path, base: Sequence[Run], point: Point) -> tuple[Index, ...]:
-    before = {of_task(run): run for run in base}
+    before = {run.task_id: run for run in base}
     return tuple(
         Index(
-            name=of_task(run),
+            name=run.task_id,
             metric=run.primary_metric,
-            base=score(home, before[of_task(run)]),
-            tuned=score(home, run),
-            base_run=before[of_task(run)].run_id,
+            base=runs.primary(home, before[run.task_id]),
+            tuned=runs.primary(home, run),
+            base_run=before[run.task_id].run_id,
             tuned_run=run.run_id,
         )
         for run in point.runs

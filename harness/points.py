@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import evaluate, midway, models, runs, train
-from harness.midway import of_task, score
 from harness.session import Listener
 from harness.stages import Stages
 from harness.task import Task
@@ -57,7 +56,7 @@ def points(
 
 
 def _complete(found: Sequence[Run] | None, stages: Stages) -> bool:
-    return found is not None and {of_task(run) for run in found} == {t.id for t in stages.domain}
+    return found is not None and {run.task_id for run in found} == {t.id for t in stages.domain}
 
 
 def _by_step(
@@ -85,7 +84,9 @@ def _kept(folder: Path) -> list[tuple[int, Path]]:
 
 def point(home: Path, model: str, step: int | None, found: Sequence[Run], stages: Stages) -> Point:
     domain = {one.id for one in stages.domain}
-    scores = [score(home, run) for run in found if run.status == "done" and of_task(run) in domain]
+    scores = [
+        runs.primary(home, run) for run in found if run.status == "done" and run.task_id in domain
+    ]
     mean = sum(scores) / len(scores) if scores else 0.0
     return Point(model=model, step=step, runs=tuple(found), score=mean)
 
@@ -96,8 +97,8 @@ def write_curve(home: Path, trained: Run, points: Iterable[Point]) -> None:
     lines = [
         (
             last if point.step is None else point.step,
-            f"eval/{of_task(run)}",
-            score(home, run),
+            f"eval/{run.task_id}",
+            runs.primary(home, run),
         )
         for point in points
         for run in point.runs
@@ -116,6 +117,6 @@ def weights(home: Path, trained: Run, point: Point) -> Path | None:
 
 def as_json(point: Point) -> JSON:
     asked = [
-        {"task": of_task(run), "run_id": run.run_id, "status": run.status} for run in point.runs
+        {"task": run.task_id, "run_id": run.run_id, "status": run.status} for run in point.runs
     ]
     return {"model": point.model, "step": point.step, "score": point.score, "runs": asked}

@@ -51,7 +51,7 @@ def task_of(run: Run) -> Task:
 
     Raises UsageError where it is no longer there.
     """
-    name = f"{run.task}:{run.variant}" if run.variant else run.task
+    name = run.task_id
     if not run.task_file:
         return task(name)
     if not Path(run.task_file).is_file():

@@ -101,6 +101,15 @@ def write_manifest(home: Path, run: Run) -> Run:
     return run
 
 
+def primary(home: Path, run: Run) -> float:
+    """A finished run's primary measure over all questions. Raises StoreError."""
+    path = folder_of(home, run.run_id) / MEASURES
+    for one in json.loads(path.read_text(encoding="utf-8")):
+        if one["metric"] == run.primary_metric and not one["group"]:
+            return float(one["value"])
+    raise StoreError(f"`{path}` has no `{run.primary_metric}`", f"`bench score {run.run_id}`")
+
+
 def read_manifest(folder: Path) -> Run:
     """The run of a folder; one whose process is gone reads as interrupted.
 

@@ -117,7 +117,7 @@ def _compared(home: Path, reference: Run, run: Run) -> Parity:
     differing = [key for key in wanted if _said(wanted[key]) != _said(given[key])]
     return Parity(
         model=run.model,
-        task=f"{run.task}:{run.variant}" if run.variant else run.task,
+        task=run.task_id,
         reference=reference.engine,
         engine=run.engine,
         reference_run=reference.run_id,

@@ -264,6 +264,11 @@ class Run:
     notes: str = ""
     key: str = ""
 
+    @property
+    def task_id(self) -> str:
+        """As `Task.id`: the task by which it is asked for."""
+        return f"{self.task}:{self.variant}" if self.variant else self.task
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:

@@ -125,7 +125,7 @@ def _points(found: Sweep, tasks: Beside) -> Iterator[JSON]:
 def _task(run: Run, own: Sequence[Measure]) -> JSON:
     """The primary measure of another task; None where its run did not end well."""
     whole = [m for m in own if m.metric == run.primary_metric and m.group == ""]
-    name = f"{run.task}:{run.variant}" if run.variant else run.task
+    name = run.task_id
     told: JSON = {"run_id": run.run_id, "task": name, "status": run.status}
     for metric in whole:
         told |= {"metric": metric.metric, "value": metric.value, "n": metric.n}
@@ -174,7 +174,7 @@ def run_measures(found: Sweep, trend: Evidence, tasks: Beside) -> Iterator[Measu
         yield _measure("separation", place, float(values.mean()), band, n)
     for strength, some in tasks.items():
         for run, own in some:
-            name = f"{run.task}:{run.variant}" if run.variant else run.task
+            name = run.task_id
             for one in own:
                 place = f"{NONE}/lambda={strength:g}"
                 group = f"{place}/{one.group}" if one.group else place

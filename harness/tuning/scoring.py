@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from harness.ingest import ONE_THREAD, quoted
 from harness.session import Listener, Session
 from harness.task import Task
 from harness.tuning.engine_host import EngineHost
-from harness.types import JSON, ModelSpec, Run
+from harness.types import ModelSpec, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +86,7 @@ class Scoring:
     def _measured(self, run: Run) -> Worth:
         folder = runs.folder_of(self._home, run.run_id)
         kinds = _kinds(folder)
-        return Worth(value=_primary(folder, run), start_s=self._host.start_s, **kinds)
-
-
-def _primary(folder: Path, run: Run) -> float:
-    measures: list[JSON] = json.loads((folder / runs.MEASURES).read_text(encoding="utf-8"))
-    return next(
-        float(one["value"])
-        for one in measures
-        if one["metric"] == run.primary_metric and not one["group"]
-    )
+        return Worth(value=runs.primary(self._home, run), start_s=self._host.start_s, **kinds)
 
 
 def _kinds(folder: Path) -> dict[str, int]:

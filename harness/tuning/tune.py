@@ -23,7 +23,7 @@ from harness.errors import BenchError, UsageError, WorkerError
 from harness.launch import ended_on_exit, explain, start
 from harness.provenance import provenance
 from harness.session import Listener, Silent
-from harness.training_process import gpu_count
+from harness.training_process import visible_gpus
 from harness.tuning.drafting import Drafted, drafted
 from harness.tuning.places import places
 from harness.tuning.plan import TUNING, Options
@@ -171,14 +171,6 @@ def _search(
         listener.note(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
     if len(errors) == len(jobs):
         raise errors[0]
-
-
-def visible_gpus() -> list[str]:
-    """GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [one.strip() for one in named.split(",") if one.strip() not in ("", "-1")]
-    return [str(number) for number in range(gpu_count())]
 
 
 class _Workers:
