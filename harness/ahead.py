@@ -18,7 +18,7 @@ from harness.json_lines import read_line
 from harness.lm_eval_task import is_lm_eval
 from harness.runs import COMPLETIONS, REQUESTS
 from harness.score import GraderError, graded, sample_of
-from harness.task import Task
+from harness.task import Preparing, Task
 from harness.types import Completion, Sample, Score, completion_from_json
 
 _MOST_KEPT = 200_000
@@ -60,7 +60,13 @@ class Ahead:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._pool = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1))
         if self._runs:
+            self._prepare()
             self._thread.start()
+
+    def _prepare(self) -> None:
+        for scorer in (scorer for run in self._runs.values() for scorer in run.task.scorers):
+            if isinstance(scorer, Preparing):
+                scorer.prepare()
 
     def look(self) -> None:
         with self._changed:

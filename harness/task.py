@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from harness.errors import UsageError
 from harness.types import (
@@ -35,6 +35,13 @@ class Scorer(Protocol):
     @property
     def metric(self) -> str: ...
     def __call__(self, sample: Sample, completion: Completion) -> Score: ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A scorer that starts something: told before there are answers, while the engine starts."""
+
+    def prepare(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.ahead import Ahead
@@ -81,6 +81,29 @@ class Broken:
         raise ZeroDivisionError
 
 
+@dataclass
+class Started:
+    """A grader that has something to start."""
+
+    times: int = 0
+    name: str = "started"
+    version: int = 1
+    metric: str = "right"
+
+    def prepare(self) -> None:
+        self.times += 1
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        return NUMBER(sample, completion)
+
+
+def test_graders_are_started_before_there_are_answers(tmp_path: Path) -> None:
+    asked(tmp_path, "a")
+    started = Started()
+    Ahead({tmp_path: replace(TASK, scorers=(started, NUMBER))}).stop()
+    assert started.times == 1
+
+
 def test_what_cannot_be_graded_is_left_to_scoring(tmp_path: Path) -> None:
     asked(tmp_path, "a")
     append(tmp_path, answered("a", "#### 4"))
@@ -98,7 +121,7 @@ def test_judged_and_chosen_answers_are_not_for_it(tmp_path: Path) -> None:
 
 
 COUNTING = """
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from harness.registry import task
 from harness.scorers import NUMBER

@@ -26,8 +26,11 @@ class DrGrpoMatch:
     metric: str = "acc"
     version: int = 1
 
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
+    def prepare(self) -> None:
         prepare(self.name)
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        self.prepare()
         text = completion.text
         answer = boxed(text) if "\\boxed" in text else text
         answer = answer if answer and answer.strip() else None

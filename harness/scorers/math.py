@@ -27,8 +27,11 @@ class MathMatch:
     metric: str = "acc"
     version: int = 1
 
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
+    def prepare(self) -> None:
         prepare("math")
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        self.prepare()
         text = visible_answer(sample, completion)
         answer = None if text is None else final_answer(text)
         gold = gold_answer(sample.target)

@@ -27,8 +27,11 @@ class MinervaMatch:
     metric: str = "exact_match"
     version: int = 1
 
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
+    def prepare(self) -> None:
         prepare("minerva")
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        self.prepare()
         answer = stated_answer(completion.text)
         boxed = last_boxed(sample.target) if "\\boxed" in sample.target else None
         gold = normalised(sample.target if boxed is None else boxed)

@@ -33,8 +33,11 @@ class QwenMatch:
     metric: str = "acc"
     version: int = 1
 
-    def __call__(self, sample: Sample, completion: Completion) -> Score:
+    def prepare(self) -> None:
         prepare("qwen")
+
+    def __call__(self, sample: Sample, completion: Completion) -> Score:
+        self.prepare()
         answer = qwen_text.extract(completion.text, keep_units=self.keep_units)
         gold = self._gold(sample.target)
         # A reference that is but a unit ("east") is emptied, and an empty answer is right then.
