@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 
 from harness.trainer import read_recipe
+from trainers.running import leave
 
 
 def main(folders: list[str]) -> None:
@@ -25,3 +26,4 @@ def main(folders: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    leave()

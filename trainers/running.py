@@ -29,9 +29,14 @@ def run(main: Callable[[Path], None]) -> None:
     except Exception as error:
         tell(folder, error)
         raise
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not read_recipe(folder).report_to:
-        # The destructors of a process group wait for its other processes, whichever of them are
-        # gone already, and were seen to do so for ever. Trackers need an orderly end, though.
+    if not read_recipe(folder).report_to:  # trackers need an orderly end
+        leave()
+
+
+def leave() -> None:
+    """End one of several processes at once. The destructors of a process group wait for its other
+    processes, whichever of them are gone already: they were seen to do so for ever, or to abort."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
