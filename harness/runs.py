@@ -199,9 +199,11 @@ def draft(home: Path, kind: str) -> Iterator[Path]:
         for old in folder.glob(f".{kind}-*"):
             if (old / ".lock").exists() and not is_locked(old):
                 shutil.rmtree(old, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder))
-    held = lock(place)
-    assert held is not None, "a new folder has no other holder"
+        new = Path(tempfile.mkdtemp(prefix=f".new-{kind}-", dir=folder))
+        held = lock(new)
+        assert held is not None, "a new folder has no other holder"
+        # It takes its name when it is held: before, others would clear it away as left behind.
+        place = new.rename(folder / new.name.replace(".new-", ".", 1))
     try:
         yield place
     finally:

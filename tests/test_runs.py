@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,4 +152,15 @@ def test_a_draft_vanishes_and_takes_those_of_killed_processes_with_it(tmp_path: 
         assert not left.exists()
         assert first.is_dir()
         assert second.is_dir()
+    assert list(runs.runs_folder(tmp_path).iterdir()) == []
+
+
+def test_drafts_made_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    def use(number: int) -> str:
+        with runs.draft(tmp_path, "plan") as place:
+            (place / "plan.jsonl").write_text(str(number))
+            return (place / "plan.jsonl").read_text()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(use, range(1500))) == [str(number) for number in range(1500)]
     assert list(runs.runs_folder(tmp_path).iterdir()) == []
