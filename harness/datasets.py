@@ -149,7 +149,7 @@ def _find(dataset: Dataset, data_root: Path | None) -> _Found:
         return _Found(source="local file", paths=[_data_file(local)])
     if local.is_dir():
         return _Found(source="local folder", paths=_in_folder(dataset, local))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset.path):
+    if data_suffix(dataset.path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset.path):
         raise DatasetNotFoundError(
             f"there is no file or folder `{dataset.path}`", "check the path for a slip"
         )

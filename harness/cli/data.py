@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import output
-from harness.cli.options import AsJSON, DataRoot, Home
+from harness.cli.options import AsJSON, Chat, DataRoot, Engine, Home, MaxTokens, Seed, Shots
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ def filter_(
     ] = None,
     config: Annotated[str | None, typer.Option(help="Config of the dataset.")] = None,
     split: Split = "train",
-    shots: Annotated[int | None, typer.Option(help="Solved examples before each problem.")] = None,
+    shots: Shots = None,
     limit: Annotated[int | None, typer.Option(help="Only so many problems.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask in the teacher's template.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, hf or mock.")] = "auto",
+    max_tokens: MaxTokens = None,
+    seed: Seed = None,
+    chat: Chat = False,
+    engine: Engine = "auto",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Engine setting KEY=VALUE; may be repeated.")
     ] = None,

@@ -15,6 +15,7 @@ from harness.cli.options import (
     AsJSON,
     Chat,
     DataRoot,
+    Engine,
     Home,
     Judge,
     Layers,
@@ -38,7 +39,6 @@ Models = Annotated[str, typer.Option("--model", "-m", help="Registry names, fold
 Tasks = Annotated[
     str, typer.Option("--tasks", "-t", help="Tasks, variants (task:variant), groups.")
 ]
-Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai, ray or mock.")]
 Samples = Annotated[int | None, typer.Option(help="Answers per question.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run anew what is done or interrupted.")]

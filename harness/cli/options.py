@@ -16,6 +16,8 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(envvar="BENCH_DATA_ROOT", help="Folder with datasets, laid out like the hub."),
 ]
+Engine = Annotated[str, typer.Option(help="auto, hf, vllm, openai, ray or mock.")]
+OwnEngine = Annotated[str, typer.Option(help="auto, hf, vllm or mock.")]
 Limit = Annotated[int | None, typer.Option(help="Ask only N questions; never on the leaderboard.")]
 Shots = Annotated[int | None, typer.Option(help="Solved examples before each question.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest answer.")]

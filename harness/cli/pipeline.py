@@ -21,6 +21,7 @@ from harness.cli.options import (
     Limit,
     MaxTokens,
     Offline,
+    OwnEngine,
     Seed,
     Shots,
 )
@@ -53,7 +54,6 @@ Margin = Annotated[float, typer.Option(help="A loss over so many points matters 
 OnlyLast = Annotated[
     bool, typer.Option("--only-last", help="Do not evaluate checkpoints on the way.")
 ]
-Engine = Annotated[str, typer.Option(help="auto, hf, vllm or mock.")]
 FirstRung = Annotated[
     str | None, typer.Option("--from", help="First rung of a ladder that is climbed.")
 ]
@@ -70,7 +70,7 @@ def train_then_eval(
     gate: Gates = None,
     margin: Margin = 1.0,
     only_last: OnlyLast = False,
-    engine: Engine = "auto",
+    engine: OwnEngine = "auto",
     engine_settings: EngineSettings = None,
     limit: Limit = None,
     shots: Shots = None,

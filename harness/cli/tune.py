@@ -19,6 +19,7 @@ from harness.cli.options import (
     Judge,
     MaxTokens,
     Offline,
+    OwnEngine,
     Seed,
     Shots,
 )
@@ -45,7 +46,7 @@ def tune(
     register: Annotated[
         str | None, typer.Option(help="Name of the best model in the model registry.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, hf, vllm or mock.")] = "auto",
+    engine: OwnEngine = "auto",
     engine_settings: EngineSettings = None,
     limit: Annotated[
         int | None, typer.Option(help="Ask only N questions of each task in the final report.")
