@@ -122,6 +122,11 @@ def test_sql_answers_in_csv_and_json(home: Path) -> None:
     assert objects(bench("sql", query, "--json"))[0] == {"model": "base", "n": 200}
 
 
+def test_small_numbers_keep_their_digits_in_a_table(home: Path) -> None:
+    done = CliRunner().invoke(app, ["sql", "SELECT 1.329e-5::DOUBLE AS lr, 0.0::DOUBLE AS z"])
+    assert done.stdout.splitlines()[-1].split() == ["1.329e-05", "0.0000"]
+
+
 def test_sql_that_writes_is_refused(home: Path) -> None:
     with pytest.raises(UsageError, match="only reads"):
         bench("sql", "DELETE FROM runs")

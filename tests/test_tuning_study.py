@@ -76,6 +76,17 @@ def test_asha_prunes_in_the_published_order(
     assert trace(tmp_path, values) == steps
 
 
+def test_a_trial_that_has_run_to_its_end_is_not_pruned_there(tmp_path: Path) -> None:
+    study = Study(tmp_path, plan(evaluations=9))
+    with study.working():
+        for curve in ([5] * 9, [1] * 8 + [99]):
+            trial = study.ask(2)
+            assert trial is not None
+            ended = [study.prunes(trial, step, value) for step, value in enumerate(curve, 1)]
+            assert ended == [False] * 9
+            study.tell(trial, TrialState.COMPLETE, curve[-1], {})
+
+
 def test_hyperband_prunes_too_and_none_does_not(tmp_path: Path) -> None:
     values = [5, 1, 9, 3, 7, 2, 8, 4, 6]
     assert sum(trace(tmp_path / "h", values, pruner="hyperband")) < 81

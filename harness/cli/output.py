@@ -38,9 +38,12 @@ def render(columns: Columns, rows: Rows, format: str = "table") -> str:
 
 
 def cell(value: object) -> str:
-    """A value as people read it: four significant decimals, nothing for null."""
+    """A value as people read it: four decimals, or four digits of what is smaller; nothing for
+    null."""
     if value is None:
         return ""
+    if isinstance(value, float) and 0 < abs(value) < 0.001:
+        return f"{value:.4g}"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
     if isinstance(value, list | tuple):

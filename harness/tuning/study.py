@@ -148,9 +148,12 @@ class Study:
         return {one.path: one.value(params[one.path]) for one in self.space if one.path in params}
 
     def prunes(self, trial: Trial, point: int, value: float) -> bool:
-        """Report an evaluation; whether the trial is to end by what others had reached there."""
+        """Report an evaluation; whether the trial is to end by what others had reached there.
+
+        Not after the last one: then it has run to its end, and counts as complete.
+        """
         trial.report(value, step=point)
-        return trial.should_prune()
+        return point < self.search.evaluations and trial.should_prune()
 
     def tell(
         self, trial: Trial, state: TrialState, value: float | None, told: Mapping[str, Any]

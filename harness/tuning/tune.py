@@ -228,10 +228,14 @@ class _Workers:
             case "progress":
                 self.listener.progress(event["model"], event["counts"])
             case "began":
-                values = ", ".join(f"{path} {value}" for path, value in event["params"].items())
+                values = ", ".join(f"{path} {_short(it)}" for path, it in event["params"].items())
                 self.listener.note(f"trial {event['trial']}: {values}")
             case "ended":
                 self.listener.note(_sentence(event))
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _sentence(event: JSON) -> str:
