@@ -145,6 +145,25 @@ def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
     child.stdout.close()
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("import ray", ""),  # vLLM imports it; nothing runs on it
+        ("ray.init(num_cpus=1, include_dashboard=False)", "taken apart"),
+    ],
+)
+def test_a_worker_leaves_at_once_unless_processes_of_its_own_run(before: str, said: str) -> None:
+    text = f"""
+import atexit, ray
+from harness.engines.worker import leave
+{before}
+atexit.register(print, "taken apart")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (3, said)
+
+
 def test_requests_can_be_inspected_without_loading_weights() -> None:
     counts = inspect_requests(MODEL, [Request(id="x", kind="generate", prompt="abc")], "mock")
     assert (counts.prompt_tokens, counts.first_ids) == (3, (97, 98, 99))

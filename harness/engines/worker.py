@@ -286,7 +286,8 @@ def main() -> int:
 def leave(code: int) -> NoReturn:
     """Taking apart an interpreter that holds vLLM takes seconds and is of no use to anybody.
     Where processes of its own are to be ended, Python's way of leaving sees to that."""
-    if multiprocessing.active_children() or "ray" in sys.modules:
+    ray = sys.modules.get("ray")  # vLLM imports it wherever it is installed
+    if multiprocessing.active_children() or (ray is not None and ray.is_initialized()):
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
