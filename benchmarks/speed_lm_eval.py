@@ -128,7 +128,8 @@ def read_requests(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_model(options: argparse.Namespace) -> None:
-    """A random Llama, and a byte-level BPE tokenizer trained on the requests."""
+    """A random Llama, and a byte-level BPE tokenizer trained on all questions of MMLU and on the
+    texts that are asked for: one trained on few subjects would shorten what their prompts share."""
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -137,8 +138,7 @@ def make_model(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    asked = read_requests(options)
-    texts = [context for context, _ in asked["questions"][::20]] + asked["prompts"][::4]
+    texts = mmlu_questions(options.data_root) + read_requests(options)["prompts"][::4]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
@@ -165,6 +165,14 @@ def make_model(options: argparse.Namespace) -> None:
     )
     transformers.LlamaForCausalLM(config).save_pretrained(options.model)
     finish(options, {})
+
+
+def mmlu_questions(data_root: str) -> list[str]:
+    import duckdb
+
+    files = Path(data_root) / "cais" / "mmlu" / "all" / "test-*.parquet"
+    found = duckdb.sql(f"SELECT question || '\n' || array_to_string(choices, '\n') FROM '{files}'")
+    return [text for (text,) in found.fetchall()]
 
 
 def answer_ours(options: argparse.Namespace) -> None:

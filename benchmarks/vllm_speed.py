@@ -151,9 +151,10 @@ def answer_lm_eval(options: argparse.Namespace) -> None:
     watch = Watch()
     logprobs = [logprob for logprob, _ in model.loglikelihood(scored, disable_tqdm=True)]
     times = watch.read()
+    tokens = sum(len(model.tok_encode(context + choice)) for context, choice in pairs)
     given = iter(logprobs)
     choices = [[next(given) for _ in choices] for _, choices in asked["questions"]]
-    shared.finish(options, {"times": times, "choices": choices})
+    shared.finish(options, {"times": times, "choices": choices, "tokens": tokens})
 
 
 class Watch:
@@ -291,6 +292,7 @@ def mmlu(options: argparse.Namespace) -> dict[str, Any]:
         "subjects": options.only or options.subjects,
         "questions": len(pairs),
         "prompt_tokens": ours["prompt_tokens"],
+        "lm_eval_tokens_per_ours": round(theirs["tokens"] / stats["forwarded_tokens"], 1),
         "threads": options.threads or os.cpu_count(),
         "ours": ours["times"],
         "of_that_tokenizing_s": ours["tokenize_seconds"],
