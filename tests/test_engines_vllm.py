@@ -258,6 +258,15 @@ def test_engine_arguments_are_checked_before_weights_load(
     assert hint in caught.value.hint
 
 
+def test_a_pipeline_on_cpus_is_refused(folder: Path) -> None:
+    from harness.engines import vllm_start
+
+    settings = VLLMSettings(pipeline_parallel_size=2)
+    with pytest.raises(WorkerError, match="as a pipeline of 2") as caught:
+        vllm_start.arguments(spec(folder), settings, dtype="float32", tokens=256, cpu=True)
+    assert "tensor_parallel_size" in caught.value.hint
+
+
 def test_an_architecture_that_vllm_lacks_is_told(tmp_path: Path) -> None:
     from harness.engines import vllm_start
 

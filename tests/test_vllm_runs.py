@@ -154,17 +154,21 @@ def test_a_killed_worker_keeps_its_answers_and_the_same_command_goes_on(tmp_path
     assert {one.request_id: one for one in finished[: len(kept)]} == kept
 
 
-def test_two_replicas_answer_as_one_engine_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data_parallel_size": 2},
+        pytest.param({"tensor_parallel_size": 2}, marks=pytest.mark.long),
+    ],
+)
+def test_two_processes_answer_as_one_engine_does(tmp_path: Path, settings: dict[str, int]) -> None:
     requests = [
         Request(id=f"q{n}", kind="choose", prompt=f"{SHOTS}Question: {n}?", choices=(" 1", " 2"))
         for n in range(8)
     ]
     one, two = write(tmp_path / "one", requests), write(tmp_path / "two", requests)
-    for folder, engine, settings in (
-        (one, "hf", {}),
-        (two, "vllm", {"data_parallel_size": 2}),
-    ):
-        whole = Job(model=tiny(), engine=engine, settings=settings, runs=((folder, "t"),))
+    for folder, engine, given in ((one, "hf", {}), (two, "vllm", settings)):
+        whole = Job(model=tiny(), engine=engine, settings=given, runs=((folder, "t"),))
         stats = [e["stats"] for e in infer(whole, log=tmp_path / "log") if e["event"] == "stats"]
     assert stats[0]["requests"] >= 8
     wanted = completions(one)

@@ -199,6 +199,13 @@ def arguments(
     elif cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         made["kv_cache_memory_bytes"] = min(_CPU_CACHE_BYTES, _free_bytes() // 4)
     if cpu:
+        if made["pipeline_parallel_size"] > 1:
+            raise WorkerError(
+                f"vLLM's CPU build cannot run `{model.name}` as a pipeline of "
+                f"{made['pipeline_parallel_size']}",
+                "use `--set tensor_parallel_size=`, or a GPU",
+                cause="unsupported",
+            )
         # A prompt read in pieces would have to take back the draws of a seeded generator, and
         # torch's generator for CPUs cannot.
         made |= {
