@@ -128,8 +128,8 @@ def read_requests(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_model(options: argparse.Namespace) -> None:
-    """A random Llama, and a byte-level BPE tokenizer trained on all questions of MMLU and on the
-    texts that are asked for: one trained on few subjects would shorten what their prompts share."""
+    """A random Llama, and a byte-level BPE tokenizer trained on questions of MMLU that nobody asks
+    here: one that knew the prompts would write them, and what they share, in too few tokens."""
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -138,7 +138,7 @@ def make_model(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = mmlu_questions(options.data_root) + read_requests(options)["prompts"][::4]
+    texts = unasked_questions(options.data_root)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
@@ -167,10 +167,10 @@ def make_model(options: argparse.Namespace) -> None:
     finish(options, {})
 
 
-def mmlu_questions(data_root: str) -> list[str]:
+def unasked_questions(data_root: str) -> list[str]:
     import duckdb
 
-    files = Path(data_root) / "cais" / "mmlu" / "all" / "test-*.parquet"
+    files = Path(data_root) / "cais" / "mmlu" / "all" / "validation-*.parquet"
     found = duckdb.sql(f"SELECT question || '\n' || array_to_string(choices, '\n') FROM '{files}'")
     return [text for (text,) in found.fetchall()]
 
