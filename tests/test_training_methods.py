@@ -103,7 +103,9 @@ def curves_of(place: Path, launcher: str, processes: int) -> list[dict[str, list
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher", ["ddp", pytest.param("zero2", marks=pytest.mark.long), "zero3"]
+    "launcher",
+    # ddp is followed in tests/test_training.py too.
+    [*(pytest.param(name, marks=pytest.mark.long) for name in ("ddp", "zero2")), "zero3"],
 )
 def test_two_processes_follow_the_curve_of_one(
     tmp_path: Path, alone: list[dict[str, list[float]]], launcher: str
