@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,17 @@ def provenance(folder: Path | None = None) -> Provenance:
         packages=_packages(),
         argv=tuple(sys.argv),
     )
+
+
+def process_age_s() -> float:
+    """Seconds since this process began; 0 where the system does not tell."""
+    try:
+        # Field 22 counts from the start of the machine (man proc_pid_stat); a name may hold spaces.
+        text = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        began_s = int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
 def _git(folder: Path | None, *arguments: str) -> str | None:

@@ -23,14 +23,14 @@ from harness.judgements import write_appointed
 from harness.judging import ask_judge
 from harness.lm_eval_task import is_lm_eval
 from harness.plan import Plan, fingerprint
-from harness.provenance import provenance
+from harness.provenance import process_age_s, provenance
 from harness.score import Graded, GraderError, score
 from harness.task import Task
 from harness.types import JSON, ModelSpec, Run, RunStatus, to_json
 
 # A run that another process finished after this one began is not this one's answer: whoever
 # starts eight evaluations at once wants eight.
-STARTED = runs.now()
+STARTED = runs.ago(process_age_s())
 _FINISHED_HERE: set[str] = set()
 
 

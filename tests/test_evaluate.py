@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_an_interrupted_run_and_status_130(model: str, home: Path)
 def test_eight_at_once_are_all_in_the_history(model: str, home: Path) -> None:
     children = [
         subprocess.Popen(
-            command(model, home, "--fresh", "--set", "delay_s=0.05"),
+            command(model, home, "--set", "delay_s=0.05"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
