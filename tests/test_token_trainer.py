@@ -187,24 +187,30 @@ def test_a_step_has_the_loss_and_gradient_of_the_plain_formula(tmp_path: Path, m
     assert_close(moved, {name: value.grad for name, value in model.named_parameters()})
 
 
-def test_sft_and_dft_take_the_steps_of_trl(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "loss_type"), [("sft", "nll"), ("dft", "dft")])
+@pytest.mark.parametrize(
+    # A second step of 1 would magnify how each processor rounds the first.
+    ("steps", "rate"),
+    [(1, 1.0), (2, 0.01)],
+)
+def test_sft_and_dft_take_the_steps_of_trl(
+    tmp_path: Path, method: str, loss_type: str, steps: int, rate: float
+) -> None:
     from trl import SFTTrainer
 
-    # A step of 1 would leave a model whose second step magnifies how each processor rounds.
-    options = {"max_steps": 2, "learning_rate": 0.1}
-    for method, loss_type in (("sft", "nll"), ("dft", "dft")):
-        ours = trainer_of(tmp_path / "ours", SPECS[method], **options)
-        theirs = SFTTrainer(
-            model=tiny(),
-            args=sft_config(tmp_path / "trl", loss_type=loss_type, **options),
-            train_dataset=demonstrations(8),
-            processing_class=tiny_tokenizer(),
-        )
-        ours.train()
-        theirs.train()
-        for measure in ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm"):
-            assert logged(ours, measure) == pytest.approx(logged(theirs, measure), rel=1e-4)
-        assert_close(weights(ours.model), weights(theirs.model))
+    options = {"max_steps": steps, "learning_rate": rate}
+    ours = trainer_of(tmp_path / "ours", SPECS[method], **options)
+    theirs = SFTTrainer(
+        model=tiny(),
+        args=sft_config(tmp_path / "trl", loss_type=loss_type, **options),
+        train_dataset=demonstrations(8),
+        processing_class=tiny_tokenizer(),
+    )
+    ours.train()
+    theirs.train()
+    for measure in ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm"):
+        assert logged(ours, measure) == pytest.approx(logged(theirs, measure), rel=1e-4)
+    assert_close(weights(ours.model), weights(theirs.model), tolerance=1e-6)
 
 
 def test_adapters_switched_off_and_a_frozen_copy_give_the_same_steps(tmp_path: Path) -> None:

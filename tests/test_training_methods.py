@@ -102,11 +102,7 @@ def curves_of(place: Path, launcher: str, processes: int) -> list[dict[str, list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher",
-    # ddp is followed in tests/test_training.py too.
-    [*(pytest.param(name, marks=pytest.mark.long) for name in ("ddp", "zero2")), "zero3"],
-)
+@pytest.mark.parametrize("launcher", ["ddp", "zero2", "zero3"])
 def test_two_processes_follow_the_curve_of_one(
     tmp_path: Path, alone: list[dict[str, list[float]]], launcher: str
 ) -> None:
