@@ -121,7 +121,7 @@ def test_judged_and_chosen_answers_are_not_for_it(tmp_path: Path) -> None:
 
 
 COUNTING = """
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from harness.registry import task
 from harness.scorers import NUMBER
