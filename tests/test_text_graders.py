@@ -123,11 +123,14 @@ def test_numbers_are_read_fast_enough_for_the_sampler() -> None:
     text = "She sells 16 - 3 - 4 = 9 eggs a day.\n" * 8 + "So she makes {} dollars every day."
     samples = [Sample(id="q", input="?", target=f"... #### {n}") for n in range(5_000)]
     outputs = [completion(text.format(n)) for n in range(5_000)]
-    NUMBER(samples[0], outputs[0])
-    started = time.process_time()
-    right = sum(NUMBER(*pair).value for pair in zip(samples, outputs, strict=True))
-    # A third of what an idle core does, since this one is shared.
-    assert right / (time.process_time() - started) > 50_000
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        right = sum(NUMBER(*pair).value for pair in zip(samples, outputs, strict=True))
+        seconds.append(time.process_time() - started)
+        assert right == 5_000
+    # The best of five, and a third of what an idle core does, since this one is shared.
+    assert 5_000 / min(seconds) > 50_000
 
 
 @pytest.mark.data

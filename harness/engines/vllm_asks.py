@@ -115,7 +115,7 @@ def _sampling(given: SamplingParams, stops: Stops, eos: Collection[int], seed: i
 
 def _params(**fields: Any) -> Params:
     try:
-        return Params(**fields)
+        return Params(**fields, skip_clone=True)  # each request has its own
     except (ValueError, VLLMValidationError) as error:
         raise WorkerError(
             f"vLLM refuses the sampling: {error}",
