@@ -65,49 +65,60 @@ def _work(sessions: Sequence[Session], answered: Inferring = infer) -> None:
 
 
 def _ask(sessions: Sequence[Session], answered: Inferring) -> None:
-    """Start the worker for all open runs, if any, and follow its events to the end."""
-    parts = {session.spec.name: session.part() for session in sessions}
-    asked = [part for part in parts.values() if part is not None]
-    if not asked:
-        return
-    job = Job(
-        model=asked[0].model,
-        engine=sessions[0].engine,
-        settings=sessions[0].settings,
-        runs=asked[0].runs,
-        then=tuple(asked[1:]),
-    )
-    locks = [lock for session in sessions for lock in session.locks]
-    turns = _Turns(sessions, asked)
+    """Have all open runs answered, if any, by as few workers as it takes."""
+    parts = [(session, session.part()) for session in sessions]
+    left = [(session, part) for session, part in parts if part is not None]
     try:
-        for event in answered(job, log=_shared_log(asked), hold=locks):
-            turns.of(event).hear(event)
-    except BenchError as error:
-        sessions[0].report(error)
-        for session in sessions:
-            session.fail(error)
+        while left:
+            left = _follow(left, answered)
     finally:
         for session in sessions:
             session.ahead.stop()
 
 
-class _Turns:
-    """Whose event it is. A session's time runs from its first event on."""
+def _follow(asked: list[tuple[Session, Part]], answered: Inferring) -> list[tuple[Session, Part]]:
+    """Start a worker for these and follow its events to the end; those that need another one. A
+    worker that dies over a model takes none of the later ones with it."""
+    leader, first = asked[0]
+    job = Job(
+        model=first.model,
+        engine=leader.engine,
+        settings=leader.settings,
+        runs=first.runs,
+        then=tuple(part for _, part in asked[1:]),
+    )
+    locks = [lock for session, _ in asked for lock in session.locks]
+    turns = _Turns(asked)
+    try:
+        for event in answered(job, log=_shared_log(job.parts), hold=locks):
+            turns.of(event).hear(event)
+    except BenchError as error:
+        leader.report(error)
+        lost = turns.loaded or len(asked)
+        for session, _ in asked[:lost]:
+            session.fail(error)
+        return asked[lost:]
+    return []
 
-    def __init__(self, sessions: Sequence[Session], parts: Sequence[Part]) -> None:
-        self._by_model = {session.spec.name: session for session in sessions}
-        self._owners = {
-            str(folder): self._by_model[part.model.name]
-            for part in parts
-            for folder, _ in part.runs
-        }
-        self._current = self._by_model[parts[0].model.name]
+
+class _Turns:
+    """Whose event it is. A session's time runs from its first event on. loaded: the number of the
+    last model whose weights were there, from 1."""
+
+    def __init__(self, asked: Sequence[tuple[Session, Part]]) -> None:
+        self._sessions = [session for session, _ in asked]
+        self._by_model = {session.spec.name: session for session in self._sessions}
+        self._owners = {str(folder): own for own, part in asked for folder, _ in part.runs}
+        self._current = self._sessions[0]
+        self.loaded = 0
 
     def of(self, event: JSON) -> Session:
         named = event.get("run")
         session = self._by_model[event["model"]] if named is None else self._owners[named]
         if session is not self._current:
             self._current, session.begun = session, time.monotonic()
+        if event["event"] == "loaded":
+            self.loaded = self._sessions.index(session) + 1
         return session
 
 

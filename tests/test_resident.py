@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import training
@@ -68,6 +69,22 @@ def test_the_next_model_answers_as_in_a_worker_of_its_own(
     assert engine._resident._base is resident, "weights were read into place"
     engine.switch(BASE)
     assert answers(engine) == first
+
+
+def test_steering_does_not_add_up_over_the_models_of_a_worker(
+    other: ModelSpec, tmp_path: Path
+) -> None:
+    width = training.tiny().config.hidden_size
+    vectors = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
+    np.savez(tmp_path / "v.npz", layers=np.array([1]), vectors=vectors)
+    settings = HFSettings(device="cpu", steer=str(tmp_path / "v.npz"), steer_lambda=1.0)
+    engine = HFEngine(BASE, settings)
+    first = answers(engine)
+    assert first != answers(HFEngine(BASE, HFSettings(device="cpu")))
+    for spec in (other, BASE):
+        engine.switch(spec)
+        last = answers(engine)
+    assert last == first
 
 
 def test_a_model_of_another_shape_is_loaded_anew(tmp_path: Path) -> None:

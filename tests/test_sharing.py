@@ -70,10 +70,11 @@ def test_models_that_ask_for_other_starts_do_not_share_one(folder: Path, changes
     assert names(groups([started(folder, "a"), started(folder, "b", **changes)])) == [["a"], ["b"]]
 
 
-def test_fixed_weights_and_other_engines_never_share(folder: Path) -> None:
+def test_fixed_weights_and_engines_that_hold_none_never_share(folder: Path) -> None:
     fixed = {"engine_args": {"quantization": "fp8"}}
     assert names(groups([started(folder, n, settings=fixed) for n in "ab"])) == [["a"], ["b"]]
-    assert names(groups([started(folder, n, engine="hf") for n in "ab"])) == [["a"], ["b"]]
+    assert names(groups([started(folder, n, engine="mock") for n in "ab"])) == [["a"], ["b"]]
+    assert names(groups([started(folder, n, engine="hf") for n in "ab"])) == [["a", "b"]]
 
 
 def test_what_is_left_of_a_job_keeps_its_order() -> None:

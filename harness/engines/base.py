@@ -192,8 +192,7 @@ class StartAnewError(WorkerError):
         super().__init__(message, cause="start_anew")
 
 
-SHARED = ("vllm",)  # the engines of which that is true
-KEPT = ("vllm", "hf")  # those that a worker keeps from one job to the next
+SHARED = ("vllm", "hf")  # the engines of which that is true
 
 
 def replicated(settings: Mapping[str, Any]) -> bool:

@@ -62,10 +62,10 @@ def _completion(one: Prepared, vectors: Tensor, context: int, started: float) ->
     )
 
 
-def steer(model: Any, spec: ModelSpec, settings: HFSettings) -> None:
-    """Steer a loaded model as the settings say, for as long as it lives."""
+def steer(model: Any, spec: ModelSpec, settings: HFSettings) -> Steered | None:
+    """Steer a loaded model as the settings say, until that is removed."""
     if not settings.steer:
-        return
+        return None
     layers = decoder_layers(model, spec)
     wanted = None
     if settings.steer_layers:
@@ -73,4 +73,6 @@ def steer(model: Any, spec: ModelSpec, settings: HFSettings) -> None:
     keep = settings.steer_norm == "keep"
     steering = read_steering(settings.steer, settings.steer_lambda, keep_norm=keep, layers=wanted)
     check_fits(steering, model.config.get_text_config().hidden_size, len(layers), spec.name)
-    Steered(layers, steering).install()
+    steered = Steered(layers, steering)
+    steered.install()
+    return steered

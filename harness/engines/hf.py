@@ -22,6 +22,7 @@ from harness.engines.prompts import Prompts, count_distinct, end_tokens, missing
 from harness.engines.resident import Resident
 from harness.engines.sampling import Stream
 from harness.engines.scoring import RowScorer, Scorer, TreeScorer
+from harness.engines.steering import Steered
 from harness.engines.stopping import Stops, Vocabulary
 from harness.engines.tokenizing import Prepared
 from harness.errors import WorkerError
@@ -47,6 +48,7 @@ class HFEngine:
     def __init__(self, model: ModelSpec, settings: HFSettings) -> None:
         self._settings = settings
         self._resident = Resident()
+        self._steered: Steered | None = None
         self.switch(model)
 
     def switch(self, model: ModelSpec) -> None:
@@ -77,8 +79,10 @@ class HFEngine:
         device = pick_device(self._model, self._settings.device)
         dtype = pick_dtype(self._model, self._settings.dtype, device)
         self._prompts.encoder  # noqa: B018 (a folder without a tokenizer is refused before its weights)
+        if self._steered is not None:
+            self._steered.remove()  # the next model may be read into the same layers
         loaded = self._resident.take(self._model, self._prompts.config, dtype, device)
-        steer(loaded, self._model, self._settings)
+        self._steered = steer(loaded, self._model, self._settings)
         self._start(loaded)
         packages = {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)}
         gpu = device.type == "cuda"

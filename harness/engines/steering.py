@@ -54,7 +54,8 @@ class Steering:
 
 
 class Steered:
-    """A model while it is steered: `with Steered(layers, steering): …`, or `install` for good.
+    """A model while it is steered: `with Steered(layers, steering): …`, or from `install` to
+    `remove`.
 
     The hooks change what layers return and no weight, so without them the model is what it was.
     """

@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from harness.engines.base import (
-    KEPT,
     SETTINGS,
+    SHARED,
     Engine,
     SharedEngine,
     StartAnewError,
@@ -221,7 +221,7 @@ def serve(channel: Channel) -> None:
         job = jobs.get()
         _write_into(job["log"])
         engine = work_on(job, channel, running)
-        if job["engine"] in KEPT and not replicated(job["settings"]):
+        if job["engine"] in SHARED and not replicated(job["settings"]):
             running = cast(SharedEngine, engine)
         channel.send("idle")
 
