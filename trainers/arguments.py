@@ -61,9 +61,13 @@ def training_arguments(recipe: Recipe, folder: Path) -> JSON:
 def meet_on_cpus() -> None:
     """Have the processes of DeepSpeed find each other where there is no GPU.
 
-    Left to itself, accelerate 1.15 knows no backend then and takes each process for the only one.
+    Left to itself, accelerate 1.15 knows no backend then and takes each process for the only one,
+    and DeepSpeed spends a minute on compiling a sum over processes that only its inference uses.
     """
     if not torch.distributed.is_initialized():
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__ = {}
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
         PartialState(backend="gloo")
 
