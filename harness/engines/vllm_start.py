@@ -16,6 +16,7 @@ import torch
 
 from harness.engines.adapters import adapter_rank, check_adapter
 from harness.engines.base import VLLMSettings
+from harness.engines.importing import kept_for_good
 from harness.engines.kv_cache import is_out_of_memory
 from harness.errors import WorkerError, did_you_mean
 from harness.types import JSON, ModelSpec
@@ -67,7 +68,8 @@ def import_vllm() -> Any:
             cause="import_error",
         )
     try:
-        import vllm
+        with kept_for_good():
+            import vllm
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise WorkerError(
             f"vLLM cannot be imported beside torch {torch.__version__}: {sentence(error)}",
@@ -234,8 +236,9 @@ def start(model: ModelSpec, settings: VLLMSettings, made: JSON, *, scores_texts:
     scores_texts: whether continuations of several tokens will be scored, for which Model Runner V2
     has a buffer that is only made on demand.
     """
-    from vllm import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
+    with kept_for_good():
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
 
     known = [field.name for field in dataclasses.fields(EngineArgs) if field.init]
     check_names({**model.engine_args, **settings.engine_args}, known)

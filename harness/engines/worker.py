@@ -45,6 +45,7 @@ from harness.engines.base import (
     StartAnewError,
     replicated,
 )
+from harness.engines.importing import kept_for_good
 from harness.errors import WorkerError
 from harness.runs import COMPLETIONS, mend_tail, read_completions, read_requests
 from harness.types import JSON, Completion, ModelSpec, Request, request_from_json, to_json
@@ -108,7 +109,11 @@ def make_engine(
         from harness.engines.replicas import RayEngine
 
         return RayEngine(name, model, settings, make_engine)
-    typed: Any = SETTINGS[name](**settings)
+    with kept_for_good():
+        return _one_engine(name, model, SETTINGS[name](**settings), companions)
+
+
+def _one_engine(name: str, model: ModelSpec, typed: Any, companions: Sequence[ModelSpec]) -> Engine:
     if name == "hf":
         from harness.engines.hf import HFEngine
 
