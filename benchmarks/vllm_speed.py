@@ -1,6 +1,6 @@
 """Engine `vllm` beside lm-eval's vllm model and beside the bare engine, with random Llamas.
 
-    python -m benchmarks.vllm_speed mmlu --subjects 3     5-shot, against lm-eval's `vllm`
+    python -m benchmarks.vllm_speed mmlu --subjects 12    5-shot, against lm-eval's `vllm`
     python -m benchmarks.vllm_speed raw --size medium     gsm8k and 16 samples, against LLM.generate
     python -m benchmarks.vllm_speed six                   six tasks, one start
     python -m benchmarks.vllm_speed ten                   ten checkpoints of one shape
@@ -52,7 +52,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--size", choices=shared.SIZES, default="small")
-    parser.add_argument("--subjects", type=int, default=3, help="of MMLU")
+    parser.add_argument("--subjects", type=int, default=12, help="of MMLU, spread over all")
     parser.add_argument("--only", default="", help="names of lm-eval's MMLU tasks, by commas")
     parser.add_argument("--questions", type=int, default=64, help="of GSM8K, and of each of six")
     parser.add_argument("--shots", type=int, default=5, help="of GSM8K")
