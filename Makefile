@@ -16,7 +16,8 @@ demo: $(VENV)/.hf
 	$(DEMO) sql "SELECT model_b AS tuned, flip, count(*) AS questions FROM flips WHERE model_a = 'Tiny/base' AND model_b IN ('tiny_sft', 'tiny_asft') GROUP BY ALL ORDER BY ALL"
 	$(DEMO) sql "SELECT run_id, step, round(value, 4) AS loss FROM steps WHERE metric = 'loss' QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY step DESC) = 1"
 
-PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+# With bytecode: the tests start some hundred processes, and each would compile our sources anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not long"
