@@ -52,7 +52,6 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024"]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment["TORCH_COMPILE_DISABLE"] = "1"  # of two small functions, for twenty seconds
     log = tmp_path_factory.mktemp("vllm") / "log"
     with log.open("wb") as file:
         child = subprocess.Popen(
