@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from processes import pids_of
 
 from harness.evaluate import evaluate
@@ -27,6 +28,7 @@ class Killer(Silent):
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_the_worker_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
     killer = Killer(tmp_path)
     first, second = evaluate(

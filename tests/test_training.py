@@ -194,7 +194,7 @@ def _steps(home: Path, run: Run) -> list[Any]:
     return [(step["step"], step["loss"], step["learning_rate"]) for step in steps]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_follow_the_loss_of_one(tmp_path: Path) -> None:
     one = {"max_steps": "2", "micro_batch_size": "8", "global_batch_size": "16", "save_steps": "0"}
     two = {**one, "launcher": "ddp", "num_processes": "2"}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def kept_for_good() -> Iterator[None]:
     """What is imported inside lives as long as the process, and is never searched for garbage:
-    that takes a fifth of the time in which torch, transformers and vLLM are imported, and again
+    that takes a good part of the time in which torch, transformers and vLLM are imported, and again
     whenever vLLM collects while it starts."""
     gc.disable()
     try:
